@@ -1,0 +1,1 @@
+"""Trainer: makes the ONNX networks that rcm-daemon serves."""
