@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pure functions and frozen records: no socket, file, clock or ONNX session."""

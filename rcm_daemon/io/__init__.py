@@ -1,1 +1,1 @@
-"""TODO."""
+"""Sockets and the state folder: the edges of the daemon."""

@@ -1,0 +1,110 @@
+"""ONNX Runtime sessions from bytes, on the provider that was asked for or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from typing import TYPE_CHECKING, Any, Literal
+
+from rcm_daemon.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ProviderChoice = Literal["auto", "cpu", "cuda"]
+
+# ONNX Runtime resolves external data of a model given as bytes against the working directory; a folder that
+# cannot exist makes every such reference fail, so that only hashed bytes are ever loaded.
+_NO_FOLDER = "/dev/null/a-bundle-holds-its-weights-inside"
+
+# HEURISTIC: the default search of convolution algorithms is slow and EXHAUSTIVE costs up to a second a shape.
+# TF32 is on by default and would move embeddings off the CPU's.
+CUDA_OPTIONS = {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+
+
+def open_session(model: bytes, name: str, provider: Literal["cpu", "cuda"], n_threads: int) -> Any:
+    """Create one `onnxruntime.InferenceSession` from bytes, without noise on stdout or stderr.
+
+    Parameters
+    ----------
+    model
+        The ONNX file.
+    name
+        Its file name, for errors.
+    provider
+        Where every node must run; nothing falls back.
+    n_threads
+        CPU threads inside an operator, 0 = one a core.
+
+    Raises
+    ------
+    BundleError
+        Corrupt file, unknown operator, opset or domain, weights kept outside the file, or no such provider.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal only: what fails comes back as an exception
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    # A daemon idles between frames: short spinning costs 2 ms of latency and saves most of the idle CPU.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    # Slices are embedded one by one, so memory is planned once for this one shape.
+    options.add_free_dimension_override_by_name("batch", 1)
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if provider == "cuda":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = [("CUDAExecutionProvider", CUDA_OPTIONS)]
+    try:
+        with _quiet(ort):
+            session = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # every failure here is the bundle's or the provider's, and has its own class
+        raise BundleError(_sentence(str(error), name, provider)) from error
+    session.disable_fallback()
+    if provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise BundleError(f"provider cuda must run {name} on the GPU, but ONNX Runtime chose the CPU")
+    return session
+
+
+def cuda_fault() -> str:
+    """Why CUDA cannot be used here, as half a sentence; empty when a device and its libraries are there."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "this ONNX Runtime is built without CUDA"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver was found"
+    n_devices = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(n_devices)) != 0 or n_devices.value == 0:
+        return "no CUDA device was found"
+    with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it misses
+        ort.preload_dlls()
+    return ""
+
+
+@contextlib.contextmanager
+def _quiet(ort: Any) -> Iterator[None]:
+    # Provider libraries that do not load are reported by the process-wide logger, which sessions do not own.
+    ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(2)
+
+
+def _sentence(reason: str, name: str, provider: str) -> str:
+    if "xternal data" in reason:
+        return f"a network must hold its weights inside its file, but {name} refers to external data"
+    lowered = reason.lower()
+    if "protobuf" in lowered or "no graph was found" in lowered:
+        return f"a network must be an ONNX file, but {name} is corrupt or no ONNX file"
+    if "fallback to cpu ep" in lowered:
+        return f"provider cuda must run all of {name} on the GPU, but ONNX Runtime kept part of it on the CPU"
+    wanted = "known operators, opsets and types" if provider == "cpu" else "CUDA"
+    text = " ".join(reason.split())
+    text = text.rsplit("/onnxruntime_src/", 1)[-1]
+    return f"{name} must run here with {wanted}, but ONNX Runtime refused it: {text[:300].rstrip('. ')}"

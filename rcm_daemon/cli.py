@@ -1,0 +1,208 @@
+"""The command `rcm-daemon`; everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rcm_daemon import __version__
+from rcm_daemon.errors import ConfigurationError, RcmError
+
+app = typer.Typer(
+    help="Live skin-strata labels and junction depths from reflectance confocal microscopy stacks. "
+    "Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Provider = Literal["auto", "cpu", "cuda"]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along.")
+]
+ProviderOption = Annotated[Provider | None, typer.Option("--provider", help="Where the CNN runs.")]
+ZStepOption = Annotated[
+    float | None, typer.Option("--z-step-um", metavar="X", help="Distance of neighbouring slices, um.")
+]
+PitchOption = Annotated[float | None, typer.Option("--pixel-size-um", metavar="X", help="Pitch, um a pixel.")]
+SeriesOption = Annotated[
+    int | None, typer.Option("--series", metavar="N", help="Which series of a file that has several, from 0.")
+]
+
+
+def main() -> None:
+    """Run the command line; every known error is one sentence a fault and the exit code of its kind."""
+    try:
+        app()
+    except ConfigurationError as error:
+        for fault in error.faults:
+            print(f"rcm-daemon: {fault}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except RcmError as error:
+        print(f"rcm-daemon: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"rcm-daemon {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML.")] = None,
+    slices_connect: Annotated[
+        list[str] | None, typer.Option(metavar="EP", help="Endpoint of a controller; may be repeated.")
+    ] = None,
+    slices_socket: Annotated[str | None, typer.Option(metavar="sub|pull", help="How slices come.")] = None,
+    results_bind: Annotated[str | None, typer.Option(metavar="EP", help="Where results are published.")] = None,
+    control_bind: Annotated[str | None, typer.Option(metavar="EP", help="Where requests are answered.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="This daemon's own folder.")] = None,
+    bundle: BundleOption = None,
+    provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
+) -> None:
+    """Label slices as they come over ZeroMQ, until SIGTERM.
+
+    Every setting can also stand in the file or in the environment as RCM_<NAME>; `rcm-daemon schema` lists
+    them. Faulty settings are all listed, with exit code 78.
+    """
+    import logging
+
+    from rcm_daemon.settings import load_settings
+
+    settings = load_settings(
+        config,
+        {
+            "slices_connect": slices_connect or None,
+            "slices_socket": slices_socket,
+            "results_bind": results_bind,
+            "control_bind": control_bind,
+            "state_dir": state_dir,
+            "bundle": bundle,
+            "provider": provider,
+        },
+    )
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    from rcm_daemon.service import Service
+
+    Service(settings).run()
+
+
+@app.command()
+def replay(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="TIFF (ImageJ, OME, plain), folder of images or VivaStack folder."),
+    ],
+    bundle: BundleOption = None,
+    z_step_um: ZStepOption = None,
+    pixel_size_um: PitchOption = None,
+    series: SeriesOption = None,
+    provider: ProviderOption = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write a final message a stack as JSON lines.")
+    ] = None,
+    live_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a message a slice, as the daemon would publish.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row a slice.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the stack.")] = None,
+) -> None:
+    """Label recorded stacks through the daemon's own pipeline."""
+    from rcm_daemon.bundle.location import resolve_bundle
+    from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.bundle.verify import load_verified
+    from rcm_daemon.reporting import ReplayOutputs, replay_all
+
+    networks = Networks.open(load_verified(resolve_bundle(bundle)), provider or "auto")
+    outputs = ReplayOutputs(json_file, live_json, csv, plot)
+    n_failed = replay_all(
+        paths, networks, outputs, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
+    )
+    if n_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    source: Annotated[str, typer.Argument(metavar="PATH|phantom", help="A recorded stack, or phantoms.")],
+    bind: Annotated[str, typer.Option(metavar="EP", help="Where to publish slices.")] = "tcp://127.0.0.1:6780",
+    fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Slices a second.")] = 10.0,
+    stacks: Annotated[int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; the next have the next.")] = 0,
+    instrument: Annotated[str, typer.Option(help="Name of the instrument.")] = "microscope",
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Rows and columns of a phantom slice.")] = 1000,
+    z_step_um: ZStepOption = None,
+    pixel_size_um: PitchOption = None,
+    series: SeriesOption = None,
+) -> None:
+    """Be the microscope: publish a recorded stack or phantoms, once somebody listens."""
+    from rcm_daemon.microscope import simulate_phantoms, simulate_recorded
+
+    if source == "phantom":
+        simulate_phantoms(bind, instrument, fps, stacks, seed, size, pixel_size_um or 0.5, z_step_um)
+    else:
+        simulate_recorded(Path(source), bind, instrument, fps, stacks, z_step_um, pixel_size_um, series)
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 1,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second.")] = 10.0,
+    plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw the stack.")] = Path("demo.png"),
+    bundle: BundleOption = None,
+) -> None:
+    """Run microscope, daemon and subscriber on this machine: a live view, a picture, and the distance to truth."""
+    from rcm_daemon.demo import run_demo
+
+    run_demo(seed, fps, plot, bundle)
+
+
+@app.command()
+def watch(
+    endpoint: Annotated[str, typer.Argument(metavar="[EP]", help="Results of a daemon.")] = "tcp://127.0.0.1:6781",
+) -> None:
+    """Show what a running daemon publishes, live, until interrupted."""
+    from rcm_daemon.watch import watch_results
+
+    watch_results(endpoint)
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")] = None,
+    provider: ProviderOption = None,
+) -> None:
+    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand."""
+    from rcm_daemon.bundle.check import check_bundle
+    from rcm_daemon.bundle.location import resolve_bundle
+
+    report = check_bundle(resolve_bundle(bundle), provider or "auto")
+    for item in report.items:
+        print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write one file a schema; default: print all.")
+    ] = None,
+) -> None:
+    """Write the JSON Schemas of messages and settings."""
+    from rcm_daemon.schemas import schemas, write_schemas
+
+    if out is not None:
+        write_schemas(out)
+        return
+    import json
+
+    print(json.dumps(schemas(), indent=2))

@@ -1,0 +1,333 @@
+"""The account of all instruments: which stack is open, what was lost, refused, repeated.
+
+Pure: it is given parsed messages and a monotonic time, and answers with what there is to do. The daemon and
+`replay` both stand on it, so that a stack means the same in both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from rcm_daemon.core.numbering import Numbering
+from rcm_daemon.core.records import Heartbeat, Slice, StackEnd, StackStart
+from rcm_daemon.core.rejection import Origin, Rejection, Rule
+from rcm_daemon.core.stack import Acquisition, Received, State, fingerprint
+
+if TYPE_CHECKING:
+    from rcm_daemon.core.records import Message, SliceHeader, StrataEstimate
+    from rcm_daemon.core.stack import PartialStack
+
+MAX_RUNS_KEPT = 256
+MAX_ENDED_KEPT = 10_000
+MAX_EARLY_REJECTIONS = 100
+
+Status = Literal["accepted", "duplicate", "conflict"]
+
+
+@dataclass
+class Outcome:
+    """What one message did.
+
+    `embed` is the acquisition whose slice is to be embedded now; `changed` are those whose account changed
+    and whose state is to be published, ended ones first.
+    """
+
+    status: Status = "accepted"
+    embed: Acquisition | None = None
+    changed: list[Acquisition] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    acquisition: int
+    start: StackStart | None
+    end: StackEnd | None
+    state: State
+
+
+@dataclass
+class _Instrument:
+    run_id: str
+    numbering: Numbering = field(default_factory=Numbering)
+    older_runs: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    current: Acquisition | None = None  # the last one opened; `abandoned` ones may be reopened
+    ended: OrderedDict[str, _Ended] = field(default_factory=OrderedDict)
+    early_rejections: list[Rejection] = field(default_factory=list)  # of a stack that is not open yet
+
+    @property
+    def open(self) -> Acquisition | None:
+        return self.current if self.current is not None and self.current.ended == "open" else None
+
+
+class Ledger:
+    """Keeps the promise that every message is accounted for.
+
+    Parameters
+    ----------
+    idle_timeout_s
+        After this long without a message a stack is `abandoned`.
+    max_instruments
+        Messages of further instruments are refused.
+    """
+
+    def __init__(self, idle_timeout_s: float = 120.0, max_instruments: int = 64) -> None:
+        self._idle_timeout_s = idle_timeout_s
+        self._max_instruments = max_instruments
+        self._instruments: dict[str, _Instrument] = {}
+
+    def n_lost(self, instrument: str) -> int:
+        """How many messages of this instrument's run are known to be lost."""
+        known = self._instruments.get(instrument)
+        return known.numbering.n_lost if known else 0
+
+    @property
+    def n_lost_now(self) -> int:
+        """How many messages of all instruments' present runs are known to be lost."""
+        return sum(known.numbering.n_lost for known in self._instruments.values())
+
+    def open_stacks(self) -> list[Acquisition]:
+        """Return the open acquisitions, one an instrument at most."""
+        return [known.open for known in self._instruments.values() if known.open is not None]
+
+    def accept(self, message: Message, now_s: float) -> Outcome:
+        """Account for one well-formed message.
+
+        Raises
+        ------
+        Rejection
+            When a rule of the account is broken; the message is already accounted for as refused.
+        """
+        header = message.header if isinstance(message, Slice) else message
+        index = message.header.index if isinstance(message, Slice) else -1
+        origin = Origin(
+            header.instrument, header.run_id, header.msg_number, header.htype, header.stack_id, index
+        )
+        try:
+            known = self._instrument(origin, header.run_id)
+            n_lost = known.numbering.n_lost
+            if isinstance(message, Heartbeat):
+                outcome = self._heartbeat(known, message, now_s)
+            else:
+                known.numbering.observe(header.msg_number)
+                if isinstance(message, StackStart):
+                    outcome = self._start(known, message, now_s)
+                elif isinstance(message, StackEnd):
+                    outcome = self._end(known, message, origin, now_s)
+                else:
+                    outcome = self._slice(known, message, origin, now_s)
+        except Rejection as rejection:
+            self._note(rejection)
+            raise
+        changed_loss = known.numbering.n_lost != n_lost
+        if (
+            changed_loss
+            and known.open is not None
+            and known.open not in outcome.changed
+            and not outcome.embed
+        ):
+            outcome.changed.append(known.open)
+        return outcome
+
+    def refuse(self, rejection: Rejection) -> Acquisition | None:
+        """Account for a message that could not be parsed; returns the open stack it belonged to, if any."""
+        origin = rejection.origin
+        if origin.is_numbered and origin.run_id is not None:
+            try:
+                self._instrument(origin, origin.run_id).numbering.observe(origin.msg_number)
+            except Rejection:
+                return None
+        return self._note(rejection)
+
+    def labelled(self, acquisition: Acquisition, partial: PartialStack, estimate: StrataEstimate) -> None:
+        """Take over the partial stack with one slice more, and what is now estimated of it."""
+        acquisition.pending -= {s.index for s in partial.slices}
+        acquisition.partial = partial
+        acquisition.estimate = estimate
+
+    def unusable(self, acquisition: Acquisition, index: int, rule: Rule, detail: str) -> None:
+        """Refuse an accepted slice that could not be embedded or labelled; it may be sent again."""
+        acquisition.pending.discard(index)
+        acquisition.received.pop(index, None)
+        origin = Origin(acquisition.instrument, acquisition.run_id, -1, "slice", acquisition.stack_id, index)
+        acquisition.note_rejection(Rejection(rule, detail, origin))
+
+    def expire(self, now_s: float) -> list[Acquisition]:
+        """End the stacks that have been idle for too long; returns them."""
+        idle = [a for a in self.open_stacks() if now_s - a.touched_s >= self._idle_timeout_s]
+        for acquisition in idle:
+            self._close(self._instruments[acquisition.instrument], acquisition, "abandoned")
+        return idle
+
+    def next_expiry_s(self) -> float | None:
+        """When the next open stack would be abandoned (monotonic seconds); None when none is open."""
+        times = [a.touched_s + self._idle_timeout_s for a in self.open_stacks()]
+        return min(times, default=None)
+
+    def _instrument(self, origin: Origin, run_id: str) -> _Instrument:
+        known = self._instruments.get(origin.instrument)
+        if known is None:
+            if len(self._instruments) >= self._max_instruments:
+                detail = (
+                    f"at most {self._max_instruments} instruments are served, {origin.instrument} is one more"
+                )
+                raise Rejection(Rule.TOO_MANY_INSTRUMENTS, detail, origin)
+            known = self._instruments[origin.instrument] = _Instrument(run_id)
+        if run_id in known.older_runs:
+            detail = f"run {run_id!a} of {origin.instrument} was followed by {known.run_id!a}"
+            raise Rejection(Rule.OLD_RUN, detail, origin)
+        if run_id != known.run_id:
+            known.older_runs[known.run_id] = None
+            if len(known.older_runs) > MAX_RUNS_KEPT:
+                known.older_runs.popitem(last=False)
+            known.run_id = run_id
+            known.numbering = Numbering()
+        return known
+
+    def _note(self, rejection: Rejection) -> Acquisition | None:
+        origin = rejection.origin
+        known = self._instruments.get(origin.instrument)
+        if known is None or not origin.stack_id or rejection.rule in (Rule.OLD_RUN, Rule.STACK_ENDED):
+            return None
+        if known.open is not None and known.open.stack_id == origin.stack_id:
+            known.open.note_rejection(rejection)
+            return known.open
+        if known.early_rejections and known.early_rejections[0].origin.stack_id != origin.stack_id:
+            known.early_rejections.clear()
+        if len(known.early_rejections) < MAX_EARLY_REJECTIONS:
+            known.early_rejections.append(rejection)
+        return None
+
+    def _heartbeat(self, known: _Instrument, message: Heartbeat, now_s: float) -> Outcome:
+        known.numbering.observe_highest(message.msg_number)
+        if known.open is not None and message.stack_id == known.open.stack_id:
+            known.open.touched_s = now_s
+        return Outcome()
+
+    def _start(self, known: _Instrument, message: StackStart, now_s: float) -> Outcome:
+        open_ = known.open
+        if open_ is not None and open_.stack_id == message.stack_id:
+            if open_.start == message:
+                return Outcome("duplicate")
+            if open_.start is None and open_.run_id == message.run_id and not _starts_anew(open_, message):
+                open_.start = message
+                open_.touched_s = now_s
+                return Outcome(changed=[open_])
+        ended = known.ended.get(message.stack_id)
+        if ended is not None and ended.start == message:
+            return Outcome("duplicate")
+        changed = self._displace(known)
+        acquisition = self._open(known, message, now_s)
+        acquisition.start = message
+        return Outcome(changed=[*changed, acquisition])
+
+    def _end(self, known: _Instrument, message: StackEnd, origin: Origin, now_s: float) -> Outcome:
+        acquisition = known.current
+        if acquisition is None or acquisition.stack_id != message.stack_id:
+            self._refuse_ended(known, origin)
+            raise Rejection(
+                Rule.STACK_NOT_OPEN, f"stack_end of {message.stack_id!a}, which is not open", origin
+            )
+        if acquisition.end == message:
+            return Outcome("duplicate")
+        if acquisition.ended not in ("open", "abandoned"):
+            self._refuse_ended(known, origin)
+        acquisition.end = message
+        acquisition.touched_s = now_s
+        if message.reason == "aborted":
+            self._close(known, acquisition, "aborted")
+        else:
+            self._close(known, acquisition, "incomplete" if acquisition.missing_index else "complete")
+        return Outcome(changed=[acquisition])
+
+    def _slice(self, known: _Instrument, message: Slice, origin: Origin, now_s: float) -> Outcome:
+        header = message.header
+        acquisition = known.current
+        changed: list[Acquisition] = []
+        if acquisition is None or acquisition.stack_id != header.stack_id:
+            self._refuse_ended(known, origin)
+            changed = self._displace(known)
+            acquisition = self._open(known, header, now_s)
+        elif acquisition.ended not in ("open", "abandoned"):
+            self._refuse_ended(known, origin)
+        _check_same_kind(acquisition, message, origin)
+        if acquisition.ended == "abandoned":
+            acquisition.ended = "open"
+            known.ended.pop(acquisition.stack_id, None)
+        acquisition.touched_s = now_s
+        acquisition.run_id = header.run_id
+        seen = acquisition.received.get(header.index)
+        new = Received(header.z_um, fingerprint(message))
+        if seen == new:  # the sender that repeats is answered again with the same state
+            return Outcome("duplicate", changed=[*changed, acquisition])
+        if seen is not None:
+            acquisition.note_conflict(header.index)
+            return Outcome("conflict", changed=[*changed, acquisition])
+        acquisition.received[header.index] = new
+        acquisition.pending.add(header.index)
+        return Outcome(embed=acquisition, changed=changed)
+
+    def _open(self, known: _Instrument, header: StackStart | SliceHeader, now_s: float) -> Acquisition:
+        before = known.ended.get(header.stack_id)
+        acquisition = Acquisition(
+            instrument=header.instrument,
+            stack_id=header.stack_id,
+            acquisition=before.acquisition + 1 if before else 1,
+            run_id=header.run_id,
+            first_msg_number=header.msg_number,
+            shape=header.shape,
+            dtype=header.dtype,
+            pixel_size_um=header.pixel_size_um,
+            touched_s=now_s,
+        )
+        for rejection in known.early_rejections:
+            if rejection.origin.stack_id == header.stack_id:
+                acquisition.note_rejection(rejection)
+        known.early_rejections.clear()
+        known.current = acquisition
+        return acquisition
+
+    def _displace(self, known: _Instrument) -> list[Acquisition]:
+        """End the open stack because another begins: without its end, only a full count is complete."""
+        open_ = known.open
+        if open_ is None:
+            return []
+        whole = not open_.missing_index and len(open_.received) + open_.n_rejected >= open_.n_expected
+        self._close(known, open_, "complete" if whole else "incomplete")
+        return [open_]
+
+    def _close(self, known: _Instrument, acquisition: Acquisition, state: State) -> None:
+        acquisition.ended = state
+        known.ended.pop(acquisition.stack_id, None)
+        known.ended[acquisition.stack_id] = _Ended(
+            acquisition.acquisition, acquisition.start, acquisition.end, state
+        )
+        if len(known.ended) > MAX_ENDED_KEPT:
+            known.ended.popitem(last=False)
+
+    def _refuse_ended(self, known: _Instrument, origin: Origin) -> None:
+        ended = known.ended.get(origin.stack_id)
+        if ended is not None:
+            detail = f"{origin.htype} of {origin.stack_id!a}, which has ended ({ended.state})"
+            raise Rejection(Rule.STACK_ENDED, detail, origin)
+
+
+def _starts_anew(acquisition: Acquisition, message: StackStart) -> bool:
+    """Whether a start that comes after slices begins the stack again rather than coming late."""
+    return message.msg_number > acquisition.first_msg_number
+
+
+def _check_same_kind(acquisition: Acquisition, message: Slice, origin: Origin) -> None:
+    header = message.header
+    where = f"slice {header.index} of {header.stack_id!a}"
+    if header.shape != acquisition.shape:
+        detail = f"{where} is {header.shape}, its stack {acquisition.shape}"
+        raise Rejection(Rule.SHAPE_CHANGED, detail, origin)
+    if header.dtype != acquisition.dtype:
+        raise Rejection(
+            Rule.DTYPE_CHANGED, f"{where} is {header.dtype}, its stack {acquisition.dtype}", origin
+        )
+    if header.pixel_size_um != acquisition.pixel_size_um:
+        detail = f"{where} has {header.pixel_size_um} um a pixel, its stack {acquisition.pixel_size_um}"
+        raise Rejection(Rule.PITCH_CHANGED, detail, origin)

@@ -1,0 +1,57 @@
+"""The chain from a partial stack to its strata; the daemon and `replay` run this and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from rcm_daemon.core.boundaries import boundaries_from_labels
+from rcm_daemon.core.records import StrataEstimate
+from rcm_daemon.core.rejection import Rule
+from rcm_daemon.core.strata import paper_labels
+from rcm_daemon.errors import InferenceError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rcm_daemon.core.ledger import Ledger
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, PartialStack
+
+
+class Recurrent(Protocol):
+    """The recurrent network: embeddings [n, e], z_um [n] and weight [n] in, probabilities [n, 3] out."""
+
+    def __call__(
+        self,
+        embeddings: NDArray[np.float32],
+        z_um: NDArray[np.float32],
+        weight: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Run once over a whole partial stack in depth order."""
+
+
+def take_in(ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent) -> None:
+    """Add an embedded slice to its stack and estimate it anew; one that cannot be labelled is refused."""
+    partial = stack.partial.with_slice(new)
+    try:
+        estimate = estimate_strata(partial, recurrent)
+    except InferenceError as error:
+        ledger.unusable(stack, new.index, Rule.NOT_LABELLED, str(error))
+    else:
+        ledger.labelled(stack, partial, estimate)
+
+
+def estimate_strata(stack: PartialStack, recurrent: Recurrent) -> StrataEstimate:
+    """Rerun the recurrent network over the n >= 1 slices so far and read strata and boundaries off it."""
+    z_um = stack.z_um
+    probabilities = recurrent(stack.embeddings, z_um.astype(np.float32), stack.weight)
+    labels = paper_labels(probabilities)
+    n = len(stack)
+    return StrataEstimate(
+        labels=labels,
+        probabilities=probabilities,
+        posterior=np.zeros((n, 3), np.float32),
+        settled=np.zeros(n, np.bool_),
+        boundaries=boundaries_from_labels(labels, z_um),
+    )

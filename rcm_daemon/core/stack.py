@@ -1,0 +1,168 @@
+"""One acquisition of one stack: what was received of it, what is missing, and its embeddings by depth."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rcm_daemon.core.records import Slice, StackEnd, StackStart, StrataEstimate
+    from rcm_daemon.core.rejection import Rejection
+
+StackKey = tuple[str, str, int]
+"""Instrument, stack id, acquisition."""
+
+State = Literal["open", "complete", "incomplete", "aborted", "abandoned"]
+
+MAX_REJECTIONS_LISTED = 1_000
+
+
+@dataclass(frozen=True)
+class EmbeddedSlice:
+    """One slice's embedding (float32 [embedding_size]) with its depth, weight (0..1) and flags."""
+
+    index: int
+    z_um: float
+    embedding: NDArray[np.float32]
+    weight: float = 1.0
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PartialStack:
+    """The n embedded slices so far, by depth, equal depths by index.
+
+    Shapes: `embeddings` float32 [n, embedding_size], `z_um` float64 [n], `weight` float32 [n].
+    """
+
+    slices: tuple[EmbeddedSlice, ...] = ()
+
+    def with_slice(self, new: EmbeddedSlice) -> PartialStack:
+        """Return the stack with one more slice in its place by depth."""
+        return PartialStack(tuple(sorted((*self.slices, new), key=lambda s: (s.z_um, s.index))))
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Embeddings [n, embedding_size]."""
+        return np.stack([s.embedding for s in self.slices])
+
+    @property
+    def z_um(self) -> NDArray[np.float64]:
+        """Depths [n], rising."""
+        return np.array([s.z_um for s in self.slices], np.float64)
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """Weights [n]."""
+        return np.array([s.weight for s in self.slices], np.float32)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What is kept of an accepted slice to know it again; its bytes are not kept."""
+
+    z_um: float
+    fingerprint: bytes
+
+
+def fingerprint(received: Slice) -> bytes:
+    """Return a digest of all that makes a slice's picture: bytes, scale and pitch."""
+    header = received.header
+    digest = hashlib.sha256(received.blob)
+    digest.update(repr((header.dtype, header.shape, header.max_value, header.pixel_size_um)).encode())
+    return digest.digest()
+
+
+@dataclass
+class Acquisition:
+    """The account of one acquisition of one stack; mutated by the ledger and nobody else.
+
+    `received` holds every accepted slice by index, `pending` those of them not embedded yet, `partial` those
+    that are. `ended` is the state to publish once nothing is pending any more.
+    """
+
+    instrument: str
+    stack_id: str
+    acquisition: int
+    run_id: str
+    first_msg_number: int
+    shape: tuple[int, int]
+    dtype: str
+    pixel_size_um: float
+    touched_s: float
+    start: StackStart | None = None
+    end: StackEnd | None = None
+    ended: State = "open"
+    partial: PartialStack = field(default_factory=PartialStack)
+    received: dict[int, Received] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)
+    rejected_index: list[int] = field(default_factory=list)
+    rejected_reason: list[str] = field(default_factory=list)
+    n_rejected: int = 0
+    conflict_index: list[int] = field(default_factory=list)
+    n_conflicts: int = 0
+    estimate: StrataEstimate | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> StackKey:
+        """What tells this acquisition from all others."""
+        return self.instrument, self.stack_id, self.acquisition
+
+    @property
+    def state(self) -> State:
+        """`open` until the stack has ended and all its slices are through."""
+        return "open" if self.pending else self.ended
+
+    @property
+    def n_expected(self) -> int:
+        """How many slices there should be: as sent, else as planned, else 0."""
+        if self.end is not None:
+            return self.end.n_slices
+        return self.start.n_slices if self.start is not None else 0
+
+    @property
+    def missing_index(self) -> list[int]:
+        """The holes below the highest index known to have been sent; refused slices are no holes."""
+        highest = max(self.received, default=-1)
+        if self.end is not None:
+            highest = max(highest, self.end.n_slices - 1)
+        refused = set(self.rejected_index)
+        return [i for i in range(highest + 1) if i not in self.received and i not in refused]
+
+    @property
+    def flags(self) -> list[str]:
+        """What is to be known of the stack as a whole, from a closed list."""
+        found = []
+        by_index = [self.received[i].z_um for i in sorted(self.received)]
+        steps = np.diff(by_index)
+        if self.start is None:
+            found.append("start_missing")
+        if (steps < 0).sum() > (steps > 0).sum():
+            found.append("z_reversed")
+        if len(set(by_index)) < len(by_index):
+            found.append("equal_z")
+        if any("pitch_resampled" in s.flags for s in self.partial.slices):
+            found.append("pitch_resampled")
+        return found
+
+    def note_rejection(self, rejection: Rejection) -> None:
+        """Report a refused message in every later result of this stack."""
+        self.n_rejected += 1
+        if len(self.rejected_index) < MAX_REJECTIONS_LISTED:
+            self.rejected_index.append(rejection.origin.index)
+            self.rejected_reason.append(str(rejection))
+
+    def note_conflict(self, index: int) -> None:
+        """Report a slice that came again with other bytes or another z; the first is kept."""
+        self.n_conflicts += 1
+        if index not in self.conflict_index:
+            self.conflict_index.append(index)

@@ -1,0 +1,219 @@
+"""Frames of `rcm-slice-1` to records and back; bytes in, a record or the one error out."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from rcm_daemon.core.records import (
+    DTYPES,
+    SLICE_SCHEMA,
+    Count,
+    Heartbeat,
+    Instrument,
+    Message,
+    RunId,
+    Slice,
+    SliceHeader,
+    StackEnd,
+    StackId,
+    StackStart,
+)
+from rcm_daemon.core.rejection import Origin, Rejection, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_DEPTH = 4
+MAX_SLICE_BYTES = 64 * 1024 * 1024
+
+_HEADERS: dict[str, type[StackStart | SliceHeader | StackEnd | Heartbeat]] = {
+    "stack_start": StackStart,
+    "slice": SliceHeader,
+    "stack_end": StackEnd,
+    "heartbeat": Heartbeat,
+}
+_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_KEY_RULES = {"stack_id": Rule.BAD_ID, "instrument": Rule.BAD_ID, "dtype": Rule.BAD_DTYPE}
+_IDENTITY: dict[str, TypeAdapter[Any]] = {
+    "instrument": TypeAdapter(Instrument),
+    "run_id": TypeAdapter(RunId),
+    "msg_number": TypeAdapter(Count),
+    "stack_id": TypeAdapter(StackId),
+    "index": TypeAdapter(Count),
+}
+
+
+class _NotFiniteError(ValueError):
+    pass
+
+
+class _RepeatedKeyError(ValueError):
+    pass
+
+
+def parse(frames: Sequence[bytes | bytearray | memoryview]) -> Message:
+    """Read one multipart message.
+
+    Parameters
+    ----------
+    frames
+        An optional topic frame, one JSON object, and for a slice its bytes.
+
+    Returns
+    -------
+    Message
+        A frozen record; a slice's blob is a view, nothing is copied.
+
+    Raises
+    ------
+    Rejection
+        For anything else; no other exception leaves this function.
+    """
+    body = list(frames[1:]) if frames and not _begins_object(frames[0]) else list(frames)
+    if not body or not _begins_object(body[0]):
+        detail = f"expected a frame with one JSON object, got {len(frames)} frame(s) without"
+        raise Rejection(Rule.NOT_JSON, detail)
+    fields = _read_json(body[0])
+    origin = _identify(fields)
+    kind = _check_schema(fields, origin)
+    try:
+        header = kind.model_validate(fields)
+    except ValidationError as error:
+        _raise_for(error, fields, origin)
+    if isinstance(header, SliceHeader):
+        return Slice(header, _check_blob(header, body, origin))
+    if len(body) != 1:
+        raise Rejection(Rule.FRAME_COUNT, f"a {header.htype} has 1 frame, got {len(body)}", origin)
+    return header
+
+
+def encode(message: Message) -> list[bytes | memoryview]:
+    """Write a record as the frames that `parse` reads back."""
+    header = message.header if isinstance(message, Slice) else message
+    frame = header.model_dump_json(by_alias=True).encode()
+    return [frame, message.blob] if isinstance(message, Slice) else [frame]
+
+
+def _begins_object(frame: bytes | bytearray | memoryview) -> bool:
+    head = bytes(memoryview(frame)[:64]).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith(b"{")
+
+
+def _read_json(frame: bytes | bytearray | memoryview) -> dict[str, Any]:
+    size = memoryview(frame).nbytes
+    if size > MAX_HEADER_BYTES:
+        raise Rejection(Rule.HEADER_TOO_LARGE, f"a header has at most {MAX_HEADER_BYTES} bytes, got {size}")
+    text = bytes(frame)
+    depth = deepest = 0
+    for match in _STRINGS_AND_BRACKETS.finditer(text):
+        token = match.group()[:1]
+        depth += (token in b"[{") - (token in b"]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise Rejection(Rule.NESTED_TOO_DEEPLY, f"a header nests at most {MAX_DEPTH} deep, got {deepest}")
+    try:
+        fields = json.loads(
+            text.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats
+        )
+    except _NotFiniteError as error:
+        raise Rejection(Rule.NOT_FINITE, f"numbers are finite, got {error}") from None
+    except _RepeatedKeyError as error:
+        raise Rejection(Rule.NOT_JSON, f"every key stands once, {error} stands twice") from None
+    except UnicodeDecodeError as error:
+        raise Rejection(Rule.NOT_JSON, f"a header is UTF-8, byte {error.start} is not") from None
+    except ValueError as error:
+        raise Rejection(Rule.NOT_JSON, f"the header is not JSON ({str(error)[:120]})") from None
+    return fields  # type: ignore[no-any-return]  # `{` opens the text, so it is an object
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotFiniteError(name)
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(ascii(next(key for key in keys if keys.count(key) > 1))[:80])
+    return fields
+
+
+def _identify(fields: dict[str, Any]) -> Origin:
+    """Read who sent a message, key by key, so that even a refused one is accounted to its sender."""
+    known: dict[str, Any] = {}
+    for key, adapter in _IDENTITY.items():
+        try:
+            known[key] = adapter.validate_python(fields.get(key), strict=True)
+        except ValidationError:
+            continue
+    htype = fields.get("htype")
+    return Origin(**known, htype=htype if isinstance(htype, str) and htype in _HEADERS else "")
+
+
+def _check_schema(
+    fields: dict[str, Any], origin: Origin
+) -> type[StackStart | SliceHeader | StackEnd | Heartbeat]:
+    schema = fields.get("schema")
+    if schema != SLICE_SCHEMA:
+        if isinstance(schema, str) and re.fullmatch(r"rcm-slice-[0-9]{1,9}", schema):
+            detail = f"{schema} is not served; versions served: {SLICE_SCHEMA}"
+            raise Rejection(Rule.UNKNOWN_VERSION, detail, origin)
+        raise Rejection(Rule.WRONG_SCHEMA, f"schema must be {SLICE_SCHEMA}, got {_shown(schema)}", origin)
+    htype = fields.get("htype")
+    if not isinstance(htype, str) or htype not in _HEADERS:
+        detail = f"htype is one of {', '.join(_HEADERS)}, got {_shown(htype)}"
+        raise Rejection(Rule.UNKNOWN_HTYPE, detail, origin)
+    return _HEADERS[htype]
+
+
+def _raise_for(error: ValidationError, fields: dict[str, Any], origin: Origin) -> NoReturn:
+    """Name the first broken key, missing ones first, with what was expected and what came."""
+    faults = error.errors(include_url=False)
+    where = f"{fields['htype']} {origin.index if origin.index >= 0 else ''}".strip()
+    if origin.stack_id:
+        where += f" of {_shown(origin.stack_id)}"
+    missing = [str(fault["loc"][0]) for fault in faults if fault["type"] == "missing"]
+    if missing:
+        raise Rejection(Rule.MISSING_KEY, f"{where} lacks {', '.join(missing)}", origin)
+    fault = faults[0]
+    key = str(fault["loc"][0])
+    rule = Rule.NOT_FINITE if fault["type"] == "finite_number" else _KEY_RULES.get(key, Rule.BAD_VALUE)
+    expected = fault["msg"].removeprefix("Value error, ")
+    raise Rejection(rule, f"{key} of {where}: {expected}, got {_shown(fields[key])}", origin)
+
+
+def _check_blob(header: SliceHeader, body: list[Any], origin: Origin) -> memoryview:
+    where = f"slice {header.index} of {_shown(header.stack_id)}"
+    if len(body) != 2:
+        raise Rejection(Rule.FRAME_COUNT, f"{where} has 2 frames, JSON and bytes, got {len(body)}", origin)
+    blob = memoryview(body[1]).cast("B")
+    rows, columns = header.shape
+    dtype = DTYPES[header.dtype]
+    expected = rows * columns * dtype.itemsize
+    if expected > MAX_SLICE_BYTES:
+        detail = f"{where} claims {expected} bytes, at most {MAX_SLICE_BYTES} are served"
+        raise Rejection(Rule.TOO_LARGE, detail, origin)
+    if blob.nbytes != expected:
+        detail = f"{where} is {rows} x {columns} {header.dtype} = {expected} bytes, got {blob.nbytes}"
+        raise Rejection(Rule.PAYLOAD_LENGTH, detail, origin)
+    if header.max_value > 2 ** (8 * dtype.itemsize) - 1:
+        detail = f"max_value of {where}: at most the largest {header.dtype}, got {header.max_value}"
+        raise Rejection(Rule.BAD_VALUE, detail, origin)
+    if header.crc32:
+        crc32 = zlib.crc32(blob)
+        if crc32 != header.crc32:
+            detail = f"{where} has crc32 {crc32}, its header says {header.crc32}"
+            raise Rejection(Rule.CRC_MISMATCH, detail, origin)
+    return blob
+
+
+def _shown(value: object) -> str:
+    """Show a value from outside: escaped, quoted and short."""
+    shown = ascii(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

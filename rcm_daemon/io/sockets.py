@@ -1,0 +1,83 @@
+"""The daemon's ZeroMQ sockets, each with the options that keep it honest."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+import zmq
+
+from rcm_daemon.core.wire import MAX_SLICE_BYTES
+from rcm_daemon.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+SLICES_QUEUED = 32
+RESULTS_QUEUED = 1_000
+MAX_REQUEST_BYTES = 64 * 1024
+LINGER_MS = 1_000
+
+
+def _watch_peers(socket: Socket) -> None:
+    """See a frozen or half-open peer within a second, and drop one that never finishes its handshake."""
+    socket.heartbeat_ivl = 200
+    socket.heartbeat_timeout = 600
+    socket.handshake_ivl = 3_000
+    socket.tcp_keepalive = 1
+
+
+def connect_slices(context: Context, endpoints: Sequence[str], kind: Literal["sub", "pull"]) -> Socket:
+    """Connect to the controllers; a frame longer than any served slice gets its sender disconnected."""
+    socket = context.socket(zmq.SUB if kind == "sub" else zmq.PULL)
+    _watch_peers(socket)
+    socket.maxmsgsize = MAX_SLICE_BYTES
+    socket.rcvhwm = SLICES_QUEUED
+    socket.reconnect_ivl = 100
+    socket.reconnect_ivl_max = 1_000
+    if kind == "sub":
+        socket.subscribe(b"")
+    for endpoint in endpoints:
+        socket.connect(endpoint)
+    return socket
+
+
+def bind(socket: Socket, endpoint: str, what: str) -> None:
+    """Bind, or say in one sentence why that cannot be.
+
+    Raises
+    ------
+    ConfigurationError
+        Port in use, no such address, or not allowed.
+    """
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        reason = os.strerror(error.errno) if error.errno and error.errno < 1_000 else str(error)
+        raise ConfigurationError([f"{what} cannot be bound to {endpoint}: {reason}"]) from error
+
+
+def bind_results(context: Context, endpoint: str) -> Socket:
+    """Bind the XPUB on which late joiners get the last value."""
+    socket = context.socket(zmq.XPUB)
+    _watch_peers(socket)
+    socket.setsockopt(zmq.XPUB_MANUAL_LAST_VALUE, 1)
+    socket.sndhwm = RESULTS_QUEUED
+    socket.maxmsgsize = MAX_REQUEST_BYTES
+    socket.linger = LINGER_MS
+    bind(socket, endpoint, "results")
+    return socket
+
+
+def bind_control(context: Context, endpoint: str) -> Socket:
+    """Bind the ROUTER that answers requests."""
+    socket = context.socket(zmq.ROUTER)
+    _watch_peers(socket)
+    socket.maxmsgsize = MAX_REQUEST_BYTES
+    socket.linger = LINGER_MS
+    bind(socket, endpoint, "control")
+    return socket

@@ -1,0 +1,88 @@
+"""The daemon's own folder: one daemon at a time, and a counter that never goes back."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING, TextIO
+
+from rcm_daemon.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEQ_BLOCK = 10_000
+
+
+class StateDir:
+    """A locked state folder.
+
+    Sequence numbers are reserved on disk in blocks before they are used, so that they rise through a crash,
+    where the rest of a block is skipped.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder cannot be made or written, or another daemon holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: TextIO = (folder / "lock").open("a+")
+        except OSError as error:
+            raise ConfigurationError(
+                [f"the state folder {folder} cannot be written ({error.strerror})"]
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._seq = self._reserved = self._read_reserved()
+            self._reserve()
+        except BlockingIOError:
+            self._lock.close()
+            detail = f"the state folder {folder} is held by another daemon; give each its own --state-dir"
+            raise ConfigurationError([detail]) from None
+        except OSError as error:
+            self._lock.close()
+            raise ConfigurationError(
+                [f"the state folder {folder} cannot be written ({error.strerror})"]
+            ) from error
+
+    @property
+    def seq(self) -> int:
+        """The last number given out."""
+        return self._seq
+
+    def next_seq(self) -> int:
+        """Return the endpoint's next sequence number."""
+        if self._seq + 1 >= self._reserved:
+            self._reserve()
+        self._seq += 1
+        return self._seq
+
+    def close(self) -> None:
+        """Give back what is left of the reserved block, and the lock."""
+        self._write(self._seq + 1)
+        self._lock.close()
+
+    def _reserve(self) -> None:
+        self._reserved = max(self._reserved, self._seq) + SEQ_BLOCK
+        self._write(self._reserved)
+
+    def _read_reserved(self) -> int:
+        try:
+            return int((self._folder / "seq").read_text())
+        except FileNotFoundError:
+            return 0
+        except ValueError:
+            path = self._folder / "seq"
+            raise ConfigurationError([f"{path} must hold one whole number; mend or delete it"]) from None
+
+    def _write(self, value: int) -> None:
+        path = self._folder / "seq.new"
+        with path.open("w") as file:
+            file.write(str(value))
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(self._folder / "seq")

@@ -1,0 +1,113 @@
+"""Recorded stacks through the daemon's own pipeline, without sockets."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from rcm_daemon import __version__
+from rcm_daemon.bundle.embedding import embed_slice
+from rcm_daemon.core.controller import Controller, StackPlan
+from rcm_daemon.core.ledger import Ledger
+from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
+from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.errors import StackFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.core.stack import Acquisition
+    from rcm_daemon.readers import RecordedStack
+
+INSTRUMENT = "replay"
+THUMBNAIL_PX = 200
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One stack's messages: `live` one a slice as the daemon would have published, `final` the last.
+
+    `thumbnails` hold each slice made small, uint8, by index.
+    """
+
+    final: StrataMessage
+    live: tuple[StrataMessage, ...]
+    thumbnails: tuple[NDArray[np.uint8], ...]
+
+
+class Replayer:
+    """Replays stacks one after another through one bundle, as one run of the instrument `replay`."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._ledger = Ledger(idle_timeout_s=float("inf"))
+        self._controller = Controller(INSTRUMENT, INSTRUMENT)
+        self._source = Source(__version__, networks.manifest.name, networks.digest, networks.provider)
+        self._seq = 0
+
+    def replay(self, stack: RecordedStack, progress: Callable[[], None] = lambda: None) -> Replayed:
+        """Feed a stack slice by slice, in the order of its file; `progress` is called after each.
+
+        Raises
+        ------
+        StackFileError
+            A slice cannot be read or labelled.
+        InferenceError
+            A slice cannot be embedded.
+        """
+        plan = StackPlan(
+            stack.stack_id,
+            stack.z_um,
+            stack.shape,
+            stack.dtype,
+            stack.max_value,
+            stack.pixel_size_um,
+        )
+        acquisition = self._ledger.accept(self._controller.start(plan), 0.0).changed[-1]
+        live, thumbnails = [], []
+        for index in range(len(stack.z_um)):
+            received_ns = time.monotonic_ns()
+            image = stack.read(index)
+            received = self._controller.slice(plan, index, image, time.time_ns())
+            self._ledger.accept(received, 0.0)
+            started_ns = time.monotonic_ns()
+            embedded = embed_slice(self._networks, received)
+            embedded_ns = time.monotonic_ns()
+            take_in(self._ledger, acquisition, embedded, self._networks.label)
+            if acquisition.rejected_reason:
+                raise StackFileError(f"{stack.path}: {acquisition.rejected_reason[-1]}")
+            now_ns = time.monotonic_ns()
+            latency = Latency(
+                wait_ms=(started_ns - received_ns) / 1e6,
+                embed_ms=(embedded_ns - started_ns) / 1e6,
+                label_ms=(now_ns - embedded_ns) / 1e6,
+                total_ms=(now_ns - received_ns) / 1e6,
+            )
+            live.append(self._message(acquisition, latency))
+            thumbnails.append(thumbnail(image, stack.max_value))
+            progress()
+        self._ledger.accept(self._controller.end(plan, len(stack.z_um)), 0.0)
+        return Replayed(self._message(acquisition, Latency()), tuple(live), tuple(thumbnails))
+
+    def _message(self, acquisition: Acquisition, latency: Latency) -> StrataMessage:
+        self._seq += 1
+        acquisition.revision += 1
+        return build_message(
+            acquisition, self._source, latency, seq=self._seq, time_ns=time.time_ns(), n_lost=0
+        )
+
+
+def thumbnail(image: NDArray[np.uint8] | NDArray[np.uint16], max_value: int) -> NDArray[np.uint8]:
+    """Return a slice at most THUMBNAIL_PX a side, uint8; `max_value` 0 = the dtype's."""
+    scale = min(1.0, THUMBNAIL_PX / max(image.shape))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    largest = max_value or np.iinfo(image.dtype).max
+    return np.clip(small * (255.0 / largest), 0, 255).astype(np.uint8)

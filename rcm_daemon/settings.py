@@ -1,0 +1,172 @@
+"""Every setting of the daemon: command line over `RCM_...` environment over file over default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from rcm_daemon.errors import ConfigurationError
+
+ENV_PREFIX = "RCM_"
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def default_state_dir() -> Path:
+    """Return systemd's state directory, else the user's."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "rcm-daemon"
+
+
+def _endpoint(value: str) -> str:
+    scheme, found, address = value.partition("://")
+    if not found or scheme not in ("tcp", "ipc") or not address:
+        raise ValueError("an endpoint reads tcp://HOST:PORT or ipc://PATH")
+    if scheme == "tcp":
+        host, colon, port = address.rpartition(":")
+        if not (
+            colon and host and (port == "*" or (port.isascii() and port.isdigit() and int(port) < 65536))
+        ):
+            raise ValueError("a tcp endpoint reads tcp://HOST:PORT with a port below 65536")
+    return value
+
+
+def _words(value: object) -> object:
+    """Read a list from an environment variable: words parted by commas or white space."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+class Settings(BaseSettings):
+    """Settings of `rcm-daemon serve`; unknown ones are refused."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    slices_connect: Annotated[list[Endpoint], NoDecode, BeforeValidator(_words), Field(min_length=1)] = [
+        "tcp://127.0.0.1:6780"
+    ]
+    """Endpoints of the acquisition controllers, each publishing `rcm-slice-1`."""
+    slices_socket: Literal["sub", "pull"] = "sub"
+    """How slices come: SUB to a publisher, or PULL from a pusher."""
+    results_bind: Endpoint = "tcp://127.0.0.1:6781"
+    """Where `rcm-strata-1` is published (XPUB)."""
+    control_bind: Endpoint = "tcp://127.0.0.1:6782"
+    """Where control requests are answered (ROUTER)."""
+    state_dir: Path = Field(default_factory=default_state_dir)
+    """Folder of this daemon alone: lock and counters."""
+    bundle: Path | None = None
+    """Folder of the model bundle; none = the one that comes with the package."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the CNN runs."""
+    n_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of the CNN; 0 = one a core."""
+    idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """After this long without a message an open stack is abandoned."""
+    drain_timeout_s: Annotated[float, Field(ge=0, le=300)] = 10.0
+    """How long SIGTERM waits for slices in hand."""
+    max_instruments: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Messages of further instruments are refused."""
+    max_slices_waiting: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """With this many slices in hand the daemon stops reading, and the sender's queue fills."""
+    n_ended_kept: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Final messages of this many ended stacks can be asked for."""
+    allow_unencrypted_remote: bool = False
+    """Serve endpoints that are not loopback, although nothing on them is encrypted or authenticated."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
+
+    @model_validator(mode="after")
+    def _loopback_only(self) -> Settings:
+        if self.allow_unencrypted_remote:
+            return self
+        endpoints = [*self.slices_connect, self.results_bind, self.control_bind]
+        remote = [e for e in endpoints if e.startswith("tcp://") and not e[6:].startswith(_LOOPBACK)]
+        if remote:
+            raise ValueError(
+                f"{', '.join(remote)} is not loopback and nothing on it would be encrypted; "
+                "set allow_unencrypted_remote = true to serve it all the same"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file; no .env file and no secrets folder."""
+        assert isinstance(init_settings, InitSettingsSource)  # noqa: S101  # pydantic-settings' own contract
+        given = dict(init_settings.init_kwargs)
+        from_file = given.pop("from_file_", {})
+        return (
+            InitSettingsSource(settings_cls, given),
+            env_settings,
+            InitSettingsSource(settings_cls, from_file),
+        )
+
+
+def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings:
+    """Read all settings.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or None.
+    command_line
+        What was given there; None values count as not given.
+
+    Raises
+    ------
+    ConfigurationError
+        With every fault found: in the file, the environment and the command line.
+    """
+    faults: list[str] = []
+    from_file = _read_file(config, faults) if config is not None else {}
+    for name in sorted(os.environ):
+        if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in Settings.model_fields:
+            faults.append(_unknown(name[len(ENV_PREFIX) :].lower(), f"environment variable {name}"))
+    unknown = sorted(from_file.keys() - Settings.model_fields.keys())
+    faults.extend(_unknown(key, f"key {key} in {config}") for key in unknown)
+    from_file = {key: value for key, value in from_file.items() if key not in unknown}
+    given = {key: value for key, value in command_line.items() if value is not None}
+    try:
+        settings = Settings(from_file_=from_file, **given)  # type: ignore[call-arg]
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            name = ".".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{name}: {message}, got {fault['input']!r}" if name else message)
+    if faults:
+        raise ConfigurationError(faults)
+    return settings
+
+
+def _read_file(config: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        faults.append(f"the configuration file {config} cannot be read as TOML ({error})")
+        return {}
+
+
+def _unknown(name: str, where: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"{where} is no setting" + (f"; did you mean {near[0]}?" if near else "")

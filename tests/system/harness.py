@@ -1,0 +1,100 @@
+"""Real processes over real sockets: a daemon, a controller written by hand, and a subscriber."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENCE_MS = 30_000
+
+
+def free_endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Daemon:
+    """`rcm-daemon serve` in a process of its own; `stop` asserts a clean exit."""
+
+    def __init__(self, folder: Path, bundle: Path, *options: str, **environment: str) -> None:
+        self.slices, self.results, self.control = free_endpoint(), free_endpoint(), free_endpoint()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.sockets: list[zmq.Socket[bytes]] = []  # kept, so that none is collected unclosed
+        self.log = folder / "daemon.log"
+        command = [sys.executable, "-m", "rcm_daemon", "serve", "--bundle", str(bundle)]
+        command += ["--slices-connect", self.slices, "--results-bind", self.results]
+        command += ["--control-bind", self.control, "--state-dir", str(folder / "state"), *options]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
+        assert self.ask({"htype": "get_health"})["ready"] is True
+
+    def ask(self, request: Any) -> dict[str, Any]:
+        """Send one request; the answer comes once the daemon serves."""
+        raw = request if isinstance(request, bytes) else json.dumps(request).encode()
+        with self.context.socket(zmq.REQ) as requester:
+            requester.linger = 0
+            requester.connect(self.control)
+            requester.send(raw)
+            assert requester.poll(PATIENCE_MS), self.log.read_text()
+            return json.loads(requester.recv())
+
+    def subscribe(self, topic: bytes = b"strata.") -> Subscriber:
+        subscriber = Subscriber(self.context, self.results, topic)
+        self.sockets.append(subscriber.socket)
+        return subscriber
+
+    def controller(self, kind: int = zmq.XPUB) -> zmq.Socket[bytes]:
+        """Bind where the daemon connects to, and wait until it listens."""
+        controller = self.context.socket(kind)
+        self.sockets.append(controller)
+        controller.linger = 1_000
+        controller.bind(self.slices)
+        if kind == zmq.XPUB:
+            assert controller.poll(PATIENCE_MS), "the daemon did not subscribe"
+        return controller
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.context.destroy(linger=0)
+        return code
+
+
+class Subscriber:
+    """A subscription that is in force when the constructor returns."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, topic: bytes) -> None:
+        self.socket = context.socket(zmq.SUB)
+        self.socket.linger = 0
+        monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self.socket.subscribe(topic)
+        self.socket.connect(endpoint)
+        assert monitor.poll(PATIENCE_MS)
+        self.socket.disable_monitor()
+        monitor.close()
+
+    def next(self) -> dict[str, Any]:
+        assert self.socket.poll(PATIENCE_MS), "no result came"
+        topic, payload = self.socket.recv_multipart()
+        message = json.loads(payload)
+        assert topic.startswith(b"strata.")
+        return message | {"topic": topic}
+
+    def until(self, **wanted: Any) -> dict[str, Any]:
+        """Read on until a message has these values."""
+        while True:
+            message = self.next()
+            if all(message[key] == value for key, value in wanted.items()):
+                return message

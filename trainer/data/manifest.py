@@ -1,0 +1,244 @@
+"""The data-set manifest: one CSV, one row a slice, and everything that can be wrong with it said at once.
+
+Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, reader_1, reader_2,
+true_label. `file` is relative to the CSV, `slice` the 0-based page in it, `label` the readers' consensus.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcm_daemon.core.records import STRATA
+from rcm_daemon.errors import DataSetError
+
+MANIFEST_NAME = "manifest.csv"
+REQUIRED_COLUMNS = ("stack", "patient", "site", "file", "slice", "z_um", "pixel_size_um", "label")
+OPTIONAL_LABELS = ("reader_1", "reader_2", "true_label")
+N_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class LabelledStack:
+    """One stack of a data set, its slices in order of depth.
+
+    Attributes
+    ----------
+    stack, patient, site, family
+        Names; family is empty where the manifest has none.
+    files
+        One absolute path a slice (they may all be the same file).
+    pages
+        0-based page of each slice in its file.
+    z_um
+        Depths in um, increasing, float64 [n].
+    pixel_size_um
+        Pixel pitch in um.
+    labels
+        Readers' consensus, int64 [n], indices into STRATA.
+    readings
+        Further labels by column name (reader_1, reader_2, true_label), each int64 [n]; absent columns are absent.
+    """
+
+    stack: str
+    patient: str
+    site: str
+    family: str
+    files: tuple[Path, ...]
+    pages: tuple[int, ...]
+    z_um: np.ndarray
+    pixel_size_um: float
+    labels: np.ndarray
+    readings: dict[str, np.ndarray]
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return len(self.pages)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A validated data set.
+
+    Attributes
+    ----------
+    path
+        The manifest file.
+    digest
+        SHA-256 of the manifest's bytes and of every file's name and size.
+    stacks
+        In the manifest's order.
+    """
+
+    path: Path
+    digest: str
+    stacks: tuple[LabelledStack, ...]
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Patients in order of first appearance."""
+        return tuple(dict.fromkeys(stack.patient for stack in self.stacks))
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices of all stacks."""
+        return sum(stack.n_slices for stack in self.stacks)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Index of each stack's first slice when all slices are laid end to end, int64 [n_stacks + 1]."""
+        return np.concatenate([[0], np.cumsum([stack.n_slices for stack in self.stacks])]).astype(np.int64)
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the set was written by the simulator (stacks.csv lies beside the manifest)."""
+        return (self.path.parent / "stacks.csv").is_file()
+
+
+def load_data_set(path: Path) -> DataSet:
+    """Read and validate a manifest.
+
+    Parameters
+    ----------
+    path
+        The CSV, or the folder that holds `manifest.csv`.
+
+    Raises
+    ------
+    DataSetError
+        Listing every fault: unreadable numbers, unknown labels, missing files, a stack with two patients or two
+        pitches, repeated slices or depths, a patient without a name.
+    """
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataSetError(f"a data set needs a manifest CSV, {path} cannot be read: {error}") from error
+    reader = csv.DictReader(text.splitlines())
+    missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataSetError(f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}")
+    rows_of: dict[str, list[_Row]] = defaultdict(list)
+    faults: list[str] = []
+    for number, cells in enumerate(reader, start=2):
+        row = _parse_row(cells, path.parent, f"row {number}", faults)
+        if row is not None:
+            rows_of[row.stack].append(row)
+    sizes = _sizes({row.file for rows in rows_of.values() for row in rows}, faults)
+    for rows in rows_of.values():
+        _check_stack(rows, faults)
+    if not rows_of and not faults:
+        faults.append("it has no rows")
+    if faults:
+        more = f" and {len(faults) - N_FAULTS_SHOWN} more" if len(faults) > N_FAULTS_SHOWN else ""
+        raise DataSetError(f"{path} is not a usable manifest: {'; '.join(faults[:N_FAULTS_SHOWN])}{more}")
+    digest = hashlib.sha256(text.encode())
+    for file in sorted(sizes):
+        digest.update(f"{file.name}:{sizes[file]};".encode())
+    return DataSet(path, digest.hexdigest(), tuple(_stack(rows) for rows in rows_of.values()))
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    stack: str
+    patient: str
+    site: str
+    family: str
+    file: Path
+    page: int
+    z_um: float
+    pixel_size_um: float
+    label: int
+    readings: dict[str, int]
+
+
+def _parse_row(cells: dict[str, str], folder: Path, where: str, faults: list[str]) -> _Row | None:
+    before = len(faults)
+    for name in ("stack", "patient", "file"):
+        if not (cells.get(name) or "").strip():
+            faults.append(f"{where} has no {name}")
+    numbers = {}
+    for name, rule in (("slice", "a whole number from 0"), ("z_um", "a depth"), ("pixel_size_um", "above 0")):
+        try:
+            value = float(cells[name])
+        except (TypeError, ValueError):
+            value = math.nan
+        good = math.isfinite(value)
+        if name == "slice":
+            good = good and value >= 0 and value == int(value)
+        if name == "pixel_size_um":
+            good = good and value > 0
+        if not good:
+            faults.append(f"{where}: {name} must be {rule}, got {cells[name]!r}")
+        numbers[name] = value
+    labels = {}
+    for name in ("label", *OPTIONAL_LABELS):
+        word = (cells.get(name) or "").strip()
+        if word in STRATA:
+            labels[name] = STRATA.index(word)
+        elif word or name == "label":
+            faults.append(f"{where}: {name} must be one of {', '.join(STRATA)}, got {word!r}")
+    if len(faults) > before:
+        return None
+    return _Row(
+        where=where,
+        stack=cells["stack"].strip(),
+        patient=cells["patient"].strip(),
+        site=(cells["site"] or "").strip(),
+        family=(cells.get("family") or "").strip(),
+        file=(folder / cells["file"].strip()).resolve(),
+        page=int(numbers["slice"]),
+        z_um=numbers["z_um"],
+        pixel_size_um=numbers["pixel_size_um"],
+        label=labels.pop("label"),
+        readings=labels,
+    )
+
+
+def _sizes(files: set[Path], faults: list[str]) -> dict[Path, int]:
+    sizes = {}
+    for file in sorted(files):
+        try:
+            sizes[file] = file.stat().st_size
+        except OSError:
+            faults.append(f"{file} does not exist")
+    return sizes
+
+
+def _check_stack(rows: list[_Row], faults: list[str]) -> None:
+    first = rows[0]
+    for name in ("patient", "site", "family", "pixel_size_um"):
+        values = sorted({str(getattr(row, name)) for row in rows})
+        if len(values) > 1:
+            faults.append(f"stack {first.stack} must have one {name}, got {', '.join(values)}")
+    seen: dict[object, str] = {}
+    for row in rows:
+        for key, what in (((row.file, row.page), f"page {row.page} of {row.file.name}"), (row.z_um, f"z {row.z_um} um")):
+            if key in seen:
+                faults.append(f"{row.where} repeats {what} of stack {row.stack}, first in {seen[key]}")
+            seen.setdefault(key, row.where)
+
+
+def _stack(rows: list[_Row]) -> LabelledStack:
+    rows = sorted(rows, key=lambda row: row.z_um)
+    complete = [name for name in OPTIONAL_LABELS if all(name in row.readings for row in rows)]
+    return LabelledStack(
+        stack=rows[0].stack,
+        patient=rows[0].patient,
+        site=rows[0].site,
+        family=rows[0].family,
+        files=tuple(row.file for row in rows),
+        pages=tuple(row.page for row in rows),
+        z_um=np.array([row.z_um for row in rows], np.float64),
+        pixel_size_um=rows[0].pixel_size_um,
+        labels=np.array([row.label for row in rows], np.int64),
+        readings={name: np.array([row.readings[name] for row in rows], np.int64) for name in complete},
+    )

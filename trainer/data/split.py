@@ -1,0 +1,170 @@
+"""Patient-level split into train, validation and test, stratified, seeded, and stored with its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcm_daemon.core.records import STRATA
+from rcm_daemon.errors import DataSetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trainer.data.manifest import DataSet
+
+PARTS = ("train", "validation", "test")
+PAPER_SHARES = (245, 61, 198)
+"""Stacks in each part of Bozkurt et al. 2021."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which patients belong to which part.
+
+    Attributes
+    ----------
+    seed, shares
+        What it was drawn with; shares are relative.
+    data_digest
+        Digest of the data set it belongs to.
+    patients
+        Patients of train, validation and test.
+    """
+
+    seed: int
+    shares: tuple[float, float, float]
+    data_digest: str
+    patients: dict[str, tuple[str, ...]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything the split says."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, object]:
+        return {
+            "schema": "rcm-split-1",
+            "seed": self.seed,
+            "shares": list(self.shares),
+            "data_digest": self.data_digest,
+            "patients": {part: list(self.patients[part]) for part in PARTS},
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the split and its digest as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**self._content(), "digest": self.digest}, indent=1) + "\n")
+
+    def stack_indices(self, data: DataSet, part: str) -> np.ndarray:
+        """Indices into `data.stacks` of the stacks of one part, increasing."""
+        patients = set(self.patients[part])
+        return np.array([i for i, stack in enumerate(data.stacks) if stack.patient in patients], np.int64)
+
+
+def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES) -> Split:
+    """Draw a split: whole patients, each part alike in stacks, strata and families.
+
+    Patients are taken in random order, the ones with most stacks first, and each goes where it brings the parts
+    nearest to their shares of stacks, of slices of every stratum, and of stacks of every family.
+
+    Parameters
+    ----------
+    data
+        The data set.
+    seed
+        Seed of the order.
+    shares
+        Relative sizes of train, validation and test; a part of share 0 stays empty.
+
+    Raises
+    ------
+    DataSetError
+        If the shares are not three non-negative numbers, or there are fewer patients than parts asked for.
+    """
+    if len(shares) != len(PARTS) or min(shares) < 0 or shares[0] <= 0:
+        raise DataSetError(f"shares must be three numbers from 0, the first above 0, got {list(shares)}")
+    patients = np.array(data.patients)
+    n_parts = sum(share > 0 for share in shares)
+    if len(patients) < n_parts:
+        raise DataSetError(f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}")
+    families = sorted({stack.family for stack in data.stacks})
+    traits = np.zeros((len(patients), 1 + len(STRATA) + len(families)))
+    row_of = {patient: row for row, patient in enumerate(patients)}
+    for stack in data.stacks:
+        trait = traits[row_of[stack.patient]]
+        trait[0] += 1
+        trait[1 : 1 + len(STRATA)] += np.bincount(stack.labels, minlength=len(STRATA))
+        trait[1 + len(STRATA) + families.index(stack.family)] += 1
+    traits /= np.maximum(traits.sum(axis=0), 1e-9)
+    wanted = np.array(shares, float)[:, None] / sum(shares) * traits.sum(axis=0)
+    order = np.random.default_rng(seed).permutation(len(patients))
+    order = order[np.argsort(-traits[order, 0], kind="stable")]
+    missing = wanted.copy()
+    part_of = np.full(len(patients), -1)
+    for n_done, patient in enumerate(order):
+        change = ((missing - traits[patient]) ** 2).sum(axis=1) - (missing**2).sum(axis=1)
+        change[np.array(shares) == 0] = np.inf
+        empty = [p for p in range(len(PARTS)) if shares[p] > 0 and p not in part_of]
+        if len(empty) == len(patients) - n_done:  # the last patients go to the parts that have none yet
+            change[[p for p in range(len(PARTS)) if p not in empty]] = np.inf
+        part = int(np.argmin(change))
+        part_of[patient] = part
+        missing[part] -= traits[patient]
+    parts = {name: tuple(sorted(patients[part_of == p].tolist())) for p, name in enumerate(PARTS)}
+    split = Split(seed, (float(shares[0]), float(shares[1]), float(shares[2])), data.digest, parts)
+    check_split(split, data)
+    return split
+
+
+def load_split(path: Path, data: DataSet) -> Split:
+    """Read a stored split and check it against its data set.
+
+    Raises
+    ------
+    DataSetError
+        If the file is no split, was changed, belongs to other data, or lets a patient into two parts.
+    """
+    try:
+        content = json.loads(path.read_text())
+        split = Split(
+            int(content["seed"]),
+            (float(content["shares"][0]), float(content["shares"][1]), float(content["shares"][2])),
+            str(content["data_digest"]),
+            {part: tuple(map(str, content["patients"][part])) for part in PARTS},
+        )
+        digest = content["digest"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataSetError(f"a split must be a JSON file written by this program, {path} is not: {error!r}") from error
+    check_split(split, data)
+    if digest != split.digest:
+        raise DataSetError(f"a split must be left as it was drawn, the digest stored in {path} is not that of its patients")
+    if split.data_digest != data.digest:
+        raise DataSetError(f"a split belongs to one data set, {path} was drawn from other data than {data.path}")
+    return split
+
+
+def check_split(split: Split, data: DataSet) -> None:
+    """Refuse a split with a leak.
+
+    Raises
+    ------
+    DataSetError
+        If a patient stands in two parts, or a patient of the data in none.
+    """
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        for patient in split.patients[part]:
+            if patient in seen:
+                raise DataSetError(
+                    f"a patient must be in one part only, {patient} is in {seen[patient]} and in {part}"
+                )
+            seen[patient] = part
+    missing = [patient for patient in data.patients if patient not in seen]
+    if missing:
+        raise DataSetError(f"every patient must be in a part, {len(missing)} are in none, the first is {missing[0]}")

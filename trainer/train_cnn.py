@@ -1,0 +1,284 @@
+"""Training of the single-image classifier, on a CPU or a GPU, resumable at every epoch.
+
+Everything an epoch draws (slices, order, augmentation, dropout) follows from the seed and the epoch's number, so a
+resumed run repeats what an unbroken one would have done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rcm_daemon.core.records import STRATA
+from rcm_daemon.errors import DataSetError
+from trainer.data.augmentation import Augmentation, Augmenter
+from trainer.metrics import confusion, label_metrics
+from trainer.networks.inception import InceptionStrata
+from trainer.precision import MixedPrecision
+from trainer.progress import progress_bar
+from trainer.run_folder import BEST_NAME, LAST_NAME, RunFolder, load_checkpoint, provenance
+from trainer.weight_average import WeightAverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainer.data.prepared import PreparedSet
+    from trainer.data.split import Split
+
+CNN_SCHEMA = "rcm-cnn-1"
+WARM_UP = 0.05
+"""Share of all steps over which the learning rate rises."""
+VALIDATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class CnnRecipe:
+    """Everything that decides what a CNN training does, but for the data.
+
+    Attributes
+    ----------
+    width, size, dropout
+        Of the network, see `InceptionStrata`.
+    n_epochs, batch_size
+        Length of training.
+    slices_per_epoch
+        Slices drawn (without replacement) in each epoch, 0 for all.
+    learning_rate, weight_decay
+        Peak rate and decay of AdamW; the rate rises over the first 5 % of steps, then falls as a cosine to 0.
+    label_smoothing
+        Share of the target spread over the other strata.
+    average_decay
+        Of the weight average that is validated and kept.
+    norm_momentum
+        Share of each batch in batch norm's running statistics; slower than torch's 0.1, which swings on few data.
+    seed
+        Of everything random.
+    switched_off
+        Kinds of augmentation left out.
+    """
+
+    width: float = 0.25
+    size: int = 192
+    dropout: float = 0.2
+    n_epochs: int = 30
+    batch_size: int = 64
+    slices_per_epoch: int = 0
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    average_decay: float = 0.998
+    norm_momentum: float = 0.03
+    seed: int = 0
+    switched_off: tuple[str, ...] = ()
+
+
+def train_cnn(
+    prepared: PreparedSet,
+    split: Split,
+    recipe: CnnRecipe,
+    out: Path,
+    *,
+    device: torch.device,
+    precision: str = "auto",
+    resume: bool = False,
+    imagenet: Path | None = None,
+    start_from: Path | None = None,
+) -> dict[str, float]:
+    """Train, validate after each epoch, keep the best snapshot.
+
+    Parameters
+    ----------
+    prepared
+        Slices at the recipe's size.
+    split
+        Its train and validation patients are used.
+    recipe
+        What to do.
+    out
+        The run's folder: `last.pt`, `best.pt`, `metrics.jsonl`, `tensorboard/`.
+    device, precision
+        Where and in which number format, see `trainer.precision`.
+    resume
+        Go on from `last.pt`.
+    imagenet, start_from
+        Weights to start from: torchvision's Inception-V3 file, or a CNN checkpoint of the same width.
+
+    Returns
+    -------
+    dict
+        Validation metrics of the best snapshot.
+
+    Raises
+    ------
+    DataSetError
+        If a part is empty, or the run to resume was made with another recipe.
+    """
+    rows = {part: prepared.slice_indices(split.stack_indices(prepared.data, part)) for part in ("train", "validation")}
+    for part, indices in rows.items():
+        if len(indices) == 0:
+            raise DataSetError(f"a training needs slices to train on and to validate on, the {part} part has none")
+    torch.manual_seed(recipe.seed)
+    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout)
+    if imagenet is not None:
+        network.load_imagenet(imagenet)
+    if start_from is not None:
+        network.load_state_dict(load_cnn(start_from)[0].state_dict())
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = recipe.norm_momentum
+    average = WeightAverage(network, recipe.average_decay)
+    optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
+    mixed = MixedPrecision(precision, device)
+    about = provenance(prepared.data.digest, split.digest, recipe.seed)
+    first_epoch, best = 1, {"accuracy": -1.0}
+    if resume:
+        last = load_checkpoint(out / LAST_NAME, CNN_SCHEMA)
+        _same(last, recipe, prepared, split, out)
+        network.load_state_dict(last["network"])
+        average.network.load_state_dict(last["average"])
+        optimizer.load_state_dict(last["optimizer"])
+        first_epoch, best = last["epoch"] + 1, last["best"]
+    n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
+    n_batches = max(1, n_per_epoch // recipe.batch_size)
+    run = RunFolder(out, first_epoch - 1)
+    run_state = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
+    n_left = (recipe.n_epochs - first_epoch + 1) * n_batches
+    with progress_bar("training the CNN", n_left, "batches") as advance:
+        for epoch in range(first_epoch, recipe.n_epochs + 1):
+            values = run_state.train_epoch(epoch, advance, best["accuracy"])
+            values.update(_validate(average.network, prepared, rows["validation"], device))
+            run.log(epoch, values)
+            validation = {name.removeprefix("validation_"): v for name, v in values.items() if "validation_" in name}
+            shared = {"schema": CNN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
+            if validation["accuracy"] > best["accuracy"]:
+                best = validation
+                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
+            states = {"network": network.state_dict(), "average": average.network.state_dict()}
+            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
+    run.close()
+    return best
+
+
+@dataclass
+class _Run:
+    prepared: PreparedSet
+    rows: np.ndarray
+    network: InceptionStrata
+    average: WeightAverage
+    optimizer: torch.optim.Optimizer
+    mixed: MixedPrecision
+    recipe: CnnRecipe
+    n_batches: int
+    n_per_epoch: int
+
+    def train_epoch(self, epoch: int, advance: Callable[[int, str], None], best: float) -> dict[str, float]:
+        recipe, device = self.recipe, self.mixed.device
+        torch.manual_seed(recipe.seed * 100_003 + epoch)
+        rng = np.random.default_rng([recipe.seed, epoch])
+        drawn = rng.choice(self.rows, self.n_per_epoch, replace=False)
+        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        augmenter = Augmenter(Augmentation().without(list(recipe.switched_off)), generator)
+        labels = self.prepared.labels
+        parameters = list(self.network.parameters())
+        self.network.train()
+        n_seen, loss_sum, n_right, started = 0, torch.zeros((), device=device), torch.zeros((), device=device), time.time()
+        for batch in range(self.n_batches):
+            n_steps = (epoch - 1) * self.n_batches + batch
+            rate = learning_rate(n_steps / (recipe.n_epochs * self.n_batches), recipe.learning_rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            rows = drawn[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+            slices_BSS = torch.from_numpy(self.prepared.slices[rows]).to(device, non_blocking=True)
+            labels_B = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
+            field_BSS = augmenter(slices_BSS)
+            with self.mixed:
+                logits_BK = self.network(field_BSS)
+                loss = functional.cross_entropy(logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing)
+            self.mixed.step(loss, self.optimizer, parameters)
+            self.average.update(self.network, n_steps + 1)
+            n_seen += len(rows)
+            loss_sum += loss.detach() * len(rows)
+            n_right += (logits_BK.argmax(1) == labels_B).sum()
+            if batch % 10 == 9 or batch == self.n_batches - 1:
+                text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum.item() / n_seen:.3f}"
+                text += f" accuracy {n_right.item() / n_seen:.3f}" + (f" best {best:.3f}" if best >= 0 else "")
+                advance(batch % 10 + 1, text)
+        seconds = time.time() - started
+        return {
+            "loss": loss_sum.item() / n_seen,
+            "accuracy": n_right.item() / n_seen,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "images_per_second": n_seen / seconds,
+        }
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """Rate after a share `progress` (0..1) of all steps: linear warm-up, then a cosine to 0."""
+    if progress < WARM_UP:
+        return peak * (progress + 1e-3) / (WARM_UP + 1e-3)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
+    """Load a CNN from its best snapshot, in evaluation mode.
+
+    Returns
+    -------
+    network
+        The averaged network.
+    checkpoint
+        The whole checkpoint: recipe, provenance, metrics.
+    """
+    checkpoint = load_checkpoint(path, CNN_SCHEMA)
+    recipe = checkpoint["recipe"]
+    network = InceptionStrata(recipe["width"], recipe["size"], recipe["dropout"])
+    network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
+    return network.eval(), checkpoint
+
+
+def _groups(network: InceptionStrata, weight_decay: float) -> list[dict[str, Any]]:
+    # Biases and batch norm are left out of weight decay: shrinking them only fights the data.
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _validate(
+    network: InceptionStrata, prepared: PreparedSet, rows: np.ndarray, device: torch.device
+) -> dict[str, float]:
+    labels = prepared.labels[rows]
+    logits = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), VALIDATION_BATCH):
+            slices = prepared.slices[rows[start : start + VALIDATION_BATCH]]
+            logits.append(network(torch.from_numpy(slices).to(device)).float().cpu())
+    logits_BK = torch.cat(logits)
+    metrics = label_metrics(confusion(labels, logits_BK.argmax(1).numpy()))
+    values = {"validation_loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}
+    values["validation_accuracy"] = metrics["accuracy"]
+    for stratum in STRATA:
+        values[f"validation_sensitivity_{stratum}"] = metrics[f"sensitivity_{stratum}"]
+    return values
+
+
+def _same(last: dict[str, Any], recipe: CnnRecipe, prepared: PreparedSet, split: Split, out: Path) -> None:
+    now = {**asdict(recipe), "data": prepared.data.digest, "split": split.digest}
+    then = {**last["recipe"], "data": last["provenance"]["data_digest"], "split": last["provenance"]["split_digest"]}
+    changed = [name for name in now if name not in then or _plain(now[name]) != _plain(then[name])]
+    if changed:
+        raise DataSetError(
+            f"a run resumes with the recipe and data it began with, {out} was begun with another {', '.join(changed)}"
+        )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
