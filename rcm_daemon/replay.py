@@ -110,4 +110,5 @@ def thumbnail(image: NDArray[np.uint8] | NDArray[np.uint16], max_value: int) -> 
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
     largest = max_value or np.iinfo(image.dtype).max
-    return np.clip(small * (255.0 / largest), 0, 255).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.clip(small * (255.0 / largest), 0, 255).astype(np.uint8)
+    return scaled

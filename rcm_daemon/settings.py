@@ -55,7 +55,7 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 class Settings(BaseSettings):
     """Settings of `rcm-daemon serve`; unknown ones are refused."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     slices_connect: Annotated[list[Endpoint], NoDecode, BeforeValidator(_words), Field(min_length=1)] = [
         "tcp://127.0.0.1:6780"
@@ -140,9 +140,12 @@ def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings
     """
     faults: list[str] = []
     from_file = _read_file(config, faults) if config is not None else {}
-    for name in sorted(os.environ):
-        if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].lower() not in Settings.model_fields:
-            faults.append(_unknown(name[len(ENV_PREFIX) :].lower(), f"environment variable {name}"))
+    faults.extend(
+        _unknown(key, f"environment variable {name}")
+        for name in sorted(os.environ)
+        if name.startswith(ENV_PREFIX)
+        and (key := name.removeprefix(ENV_PREFIX).lower()) not in Settings.model_fields
+    )
     unknown = sorted(from_file.keys() - Settings.model_fields.keys())
     faults.extend(_unknown(key, f"key {key} in {config}") for key in unknown)
     from_file = {key: value for key, value in from_file.items() if key not in unknown}

@@ -21,10 +21,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DataOption = Annotated[Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")]
+DataOption = Annotated[
+    Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+]
 OutOption = Annotated[Path, typer.Option(help="Folder of this run; created if it does not exist.")]
-CacheOption = Annotated[Path | None, typer.Option(help="Folder for prepared slices and embeddings. [default: DATA/cache]")]
-SplitOption = Annotated[Path | None, typer.Option(help="A split.json drawn before. [default: the run's own, else drawn]")]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder for prepared slices and embeddings. [default: DATA/cache]")
+]
+SplitOption = Annotated[
+    Path | None, typer.Option(help="A split.json drawn before. [default: the run's own, else drawn]")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
@@ -46,6 +52,46 @@ def _commands() -> None:
 
 
 @app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder of the set; an interrupted one is finished.")],
+    stacks: Annotated[int, typer.Option(help="Number of stacks.")] = 504,
+    seed: SeedOption = 0,
+    side: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 500,
+    pixel_size_um: Annotated[float, typer.Option(help="Pitch of a pixel in um.")] = 1.0,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Family to draw from; repeatable. [default: training families]")
+    ] = None,
+    stacks_per_patient: Annotated[float, typer.Option(help="Mean number of stacks of one patient.")] = 2.0,
+    workers: WorkersOption = 2,
+) -> None:
+    """Write a data set of phantom stacks: TIFFs, manifest.csv and stacks.csv."""
+    from rcm_daemon.simulator import TRAINING_FAMILIES
+    from trainer.data.phantoms import write_phantom_set
+    from trainer.progress import progress_bar
+
+    with progress_bar("rendering phantoms", stacks, "stacks") as advance:
+        n_shown = 0
+
+        def show(n_done: int, _n_all: int) -> None:
+            nonlocal n_shown
+            advance(n_done - n_shown, "")
+            n_shown = n_done
+
+        manifest = write_phantom_set(
+            out,
+            stacks,
+            seed=seed,
+            shape=(side, side),
+            pixel_size_um=pixel_size_um,
+            families=tuple(family or TRAINING_FAMILIES),
+            n_workers=workers,
+            stacks_per_patient=stacks_per_patient,
+            progress=show,
+        )
+    typer.echo(f"wrote {manifest}")
+
+
+@app.command()
 def cnn(
     data: DataOption,
     out: OutOption,
@@ -56,17 +102,27 @@ def cnn(
     slices_per_epoch: Annotated[int, typer.Option(help="Slices drawn in each epoch; 0 takes all.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.02,
-    label_smoothing: Annotated[float, typer.Option(help="Share of the target spread over the other strata.")] = 0.05,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of the target spread over the other strata.")
+    ] = 0.05,
     dropout: Annotated[float, typer.Option(help="Share of pooled features dropped.")] = 0.2,
-    without: Annotated[list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")] = None,
-    shares: Annotated[str, typer.Option(help="Relative sizes of train,validation,test by patient.")] = "245,61,198",
+    without: Annotated[
+        list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")
+    ] = None,
+    shares: Annotated[
+        str, typer.Option(help="Relative sizes of train,validation,test by patient.")
+    ] = "245,61,198",
     split: SplitOption = None,
-    imagenet: Annotated[Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")] = None,
+    imagenet: Annotated[
+        Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")
+    ] = None,
     start_from: Annotated[Path | None, typer.Option(help="CNN checkpoint to fine-tune from.")] = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, full or mixed (bfloat16, on CUDA float16 if it must be).")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, full or mixed (bfloat16, on CUDA float16 if it must be).")
+    ] = "auto",
     threads: ThreadsOption = 0,
     workers: WorkersOption = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
@@ -107,6 +163,170 @@ def cnn(
         start_from=start_from,
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
+
+
+@app.command()
+def rcn(
+    data: DataOption,
+    cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN whose embeddings are used.")],
+    out: OutOption,
+    preset: Annotated[str, typer.Option(help="ours, or paper (the published recipe, literally).")] = "ours",
+    half_width: Annotated[
+        int | None, typer.Option(help="D of the Toeplitz attention (kernel 2D+1); 1 by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs, instead of the preset's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Stacks a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    recurrent_l1: Annotated[
+        float | None, typer.Option(help="Weight of the sum of absolute recurrent weights.")
+    ] = None,
+    recurrent_dropout: Annotated[
+        float | None, typer.Option(help="Share of the hidden state dropped.")
+    ] = None,
+    input_dropout: Annotated[
+        float | None, typer.Option(help="Share of the embeddings' values dropped.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of the target spread over the other strata.")
+    ] = None,
+    copies: Annotated[int | None, typer.Option(help="Augmented copies of every training stack.")] = None,
+    prefixes: Annotated[
+        float | None, typer.Option(help="Share of training stacks cut at a random slice.")
+    ] = None,
+    dropped_slices: Annotated[
+        float | None, typer.Option(help="Largest share of slices left out of a stack.")
+    ] = None,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    cache: CacheOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    workers: WorkersOption = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train the recurrent network with Toeplitz attention on a trained CNN's embeddings."""
+    import torch
+
+    from trainer.data.manifest import load_data_set
+    from trainer.data.prepared import prepare
+    from trainer.data.split import load_split
+    from trainer.embeddings import embed_set
+    from trainer.precision import choose_device
+    from trainer.run_folder import state_digest
+    from trainer.train_cnn import load_cnn
+    from trainer.train_rcn import preset as take_preset
+    from trainer.train_rcn import train_rcn
+
+    recipe = take_preset(
+        preset,
+        half_width=half_width,
+        n_epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        recurrent_l1=recurrent_l1,
+        recurrent_dropout=recurrent_dropout,
+        input_dropout=input_dropout,
+        label_smoothing=label_smoothing,
+        n_copies=copies,
+        prefixes=prefixes,
+        dropped_slices=dropped_slices,
+        seed=seed,
+    )
+    chosen = choose_device(device)
+    _set_threads(threads)
+    network, checkpoint = load_cnn(cnn)
+    data_set = load_data_set(data)
+    # The CNN's own split: with another one, patients it was trained on would stand in the validation part.
+    beside = (cnn if cnn.is_dir() else cnn.parent) / "split.json"
+    parts = load_split(split or beside, data_set)
+    if checkpoint["provenance"]["split_digest"] != parts.digest:
+        raise DataSetError(
+            f"an RCN must be trained on its CNN's split, {split or beside} is another than that of {cnn}"
+        )
+    parts.write(out / "split.json")
+    where = cache or data_set.path.parent / "cache"
+    prepared = prepare(data_set, network.size, where, workers)
+    train, validation = (parts.stack_indices(data_set, part) for part in ("train", "validation"))
+    wanted = {0: sorted([*train.tolist(), *validation.tolist()])}
+    wanted.update({copy: train.tolist() for copy in range(1, recipe.n_copies + 1)})
+    embeddings = embed_set(network, prepared, wanted, where, chosen)
+    digest = state_digest(network.state_dict())
+    if chosen.type == "cpu":
+        torch.set_num_threads(1)  # steps over one slice are far too small to share between threads
+    best = train_rcn(
+        data_set, embeddings, parts, recipe, out, cnn_digest=digest, device=chosen, resume=resume
+    )
+    typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
+
+
+@app.command()
+def export(
+    cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    rcn: Annotated[
+        Path | None, typer.Option(help="That of the RCN; without one the bundle labels single images.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "rcm-inception-toeplitz",
+    version: Annotated[
+        str | None, typer.Option(help="Version of the bundle. [default: this program's]")
+    ] = None,
+) -> None:
+    """Write a model bundle for the daemon and check it."""
+    import rcm_daemon
+    from trainer.export import export_bundle
+
+    manifest = export_bundle(cnn, rcn, out, name=name, version=version or rcm_daemon.__version__)
+    n_bytes = sum(file.n_bytes for file in manifest.files.values())
+    typer.echo(
+        f"wrote {manifest.kind} bundle {manifest.name} {manifest.version} to {out}, {n_bytes / 1e6:.1f} MB"
+    )
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json and evaluation.md.")],
+    data: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="A split.json of that data set: only its test part is used.")
+    ] = None,
+    single: Annotated[Path | None, typer.Option(help="Single-image bundle to compare with.")] = None,
+    train_data: Annotated[
+        Path | None, typer.Option(help="Data set the depth and prior baselines are fitted on.")
+    ] = None,
+    train_split: Annotated[
+        Path | None, typer.Option(help="A split.json of it: only its training part is used.")
+    ] = None,
+    fresh_phantoms: Annotated[int, typer.Option(help="Unseen phantoms, seeded by the bundle's digest.")] = 0,
+    workers: WorkersOption = 2,
+) -> None:
+    """Score a bundle on test stacks, beside its CNN alone, depth-only baselines and the readers."""
+    from trainer.data.manifest import load_data_set
+    from trainer.data.split import load_split
+    from trainer.evaluate import evaluate_bundle
+
+    def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
+        if path is None:
+            return None, ()
+        loaded = load_data_set(path)
+        if split_path is None:
+            return loaded, loaded.stacks
+        chosen = load_split(split_path, loaded).stack_indices(loaded, part)
+        return loaded, tuple(loaded.stacks[index] for index in chosen)
+
+    data_set, stacks = part_of(data, split, "test")
+    training = part_of(train_data, train_split, "train")[1]
+    evaluate_bundle(
+        bundle,
+        out,
+        stacks=stacks,
+        data=data_set,
+        single=single,
+        training=training,
+        n_fresh=fresh_phantoms,
+        n_workers=workers,
+    )
+    typer.echo((out / "evaluation.md").read_text())
 
 
 def _set_threads(threads: int) -> None:

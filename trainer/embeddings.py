@@ -1,8 +1,8 @@
 """Embeddings of a data set, computed once by a trained CNN and cached by its digest.
 
-Beside the plain embeddings, augmented copies can be had, one augmentation a whole stack: a CNN knows the slices it
-was trained on too well, and a recurrent network trained only on those over-confident embeddings trusts them too far
-on new stacks.
+Beside the plain embeddings, augmented copies can be had, one augmentation a whole stack: a CNN knows the
+slices it was trained on too well, and a recurrent network trained only on those over-confident embeddings
+trusts them too far on new stacks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAVE_EVERY = 20
 def embed_set(
     network: InceptionStrata,
     prepared: PreparedSet,
-    wanted: dict[int, np.ndarray],
+    wanted: dict[int, list[int]],
     cache: Path,
     device: torch.device,
 ) -> np.ndarray:
@@ -66,7 +66,7 @@ def embed_set(
         else:
             shape = (prepared.data.n_slices, EMBEDDING_SIZE)
             arrays[copy] = np.zeros(shape, np.float32), np.zeros(len(prepared.data.stacks), bool)
-        stacks = wanted.get(copy, np.zeros(0, np.int64))
+        stacks = np.array(wanted.get(copy, []), np.int64)
         missing[copy] = stacks[~arrays[copy][1][stacks]]
     n_missing = sum(len(stacks) for stacks in missing.values())
     if n_missing:
@@ -92,7 +92,7 @@ def _embed_stack(
         # The seed names the copy and the stack, so that a cache filled in any order is the same.
         generator = torch.Generator().manual_seed(copy * 1_000_003 + index)
         slices_BSS = Augmenter(Augmentation(), generator).same_for_all(slices_BSS)
-    return np.concatenate([network.embed(part).cpu().numpy() for part in slices_BSS.split(64)])
+    return np.concatenate([network.embed(part).cpu().numpy() for part in torch.split(slices_BSS, 64)])
 
 
 def _store(path: Path, embeddings: np.ndarray, done: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The console script `rcm-trainer`, able to say what is missing when the trainer's packages are not installed."""
+"""The console script `rcm-trainer`, able to say what to install when it cannot run."""
 
 from __future__ import annotations
 

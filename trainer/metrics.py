@@ -1,4 +1,4 @@
-"""Numbers that say how good labels and boundaries are; definitions in the docstrings, checked by hand in the tests."""
+"""Numbers that say how good labels and boundaries are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Counts [3, 3]: row is the true stratum, column the predicted one."""
+    """Count pairs of labels, [3, 3]: row is the true stratum, column the predicted one."""
     n_classes = len(STRATA)
     counts = np.bincount(true * n_classes + predicted, minlength=n_classes * n_classes)
     return counts.reshape(n_classes, n_classes)
@@ -66,6 +66,29 @@ def impossible_transitions(stacks: Sequence[np.ndarray]) -> dict[str, int]:
         for name, above, below in IMPOSSIBLE_TRANSITIONS:
             found[name] += int(np.sum((labels[:-1] == above) & (labels[1:] == below)))
     return {**found, "total": sum(found.values())}
+
+
+def boundary_error_um(true_um: float | None, found_um: float | None, z_um: np.ndarray) -> float | None:
+    """Error of one boundary of one stack in um.
+
+    Parameters
+    ----------
+    true_um, found_um
+        Depths; None where the stack has, or the method finds, no such boundary between two slices.
+    z_um
+        Depths of the stack's slices, increasing.
+
+    Returns
+    -------
+    float or None
+        The absolute difference; for a missed boundary the distance from the truth to the farther end of the
+        stack; None where there is no true boundary (a false one is counted, not measured).
+    """
+    if true_um is None:
+        return None
+    if found_um is None:
+        return float(max(abs(true_um - z_um[0]), abs(z_um[-1] - true_um)))
+    return abs(true_um - found_um)
 
 
 def _ratio(part: float, whole: float) -> float:

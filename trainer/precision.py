@@ -67,10 +67,12 @@ class MixedPrecision:
     def __exit__(self, *exception: object) -> None:
         self._context.__exit__(*exception)  # type: ignore[arg-type]
 
-    def step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor]) -> None:
+    def step(
+        self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter]
+    ) -> None:
         """Backpropagate, clip the gradient's norm to 5, and step."""
         optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         self._scaler.step(optimizer)

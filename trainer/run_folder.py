@@ -1,4 +1,4 @@
-"""A training run's folder: metrics as JSON lines and TensorBoard events, checkpoints that are never half written."""
+"""A training run's folder: metrics as JSON lines and TensorBoard events, checkpoints never half written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rcm_daemon.errors import DataSetError
+from trainer.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trainer.data.manifest import DataSet
+    from trainer.data.split import Split
+
 METRICS_NAME = "metrics.jsonl"
 LAST_NAME = "last.pt"
 BEST_NAME = "best.pt"
-PACKAGES = ("rcm-daemon", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless")
+PACKAGES = (
+    "rcm-daemon",
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+)
 
 
 class RunFolder:
@@ -49,11 +61,17 @@ class RunFolder:
     def log(self, epoch: int, values: dict[str, float]) -> None:
         """Append one epoch's numbers (epochs count from 1) and say them on stdout."""
         with self._metrics.open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+            file.write(
+                json.dumps({"epoch": epoch, **{name: round(value, 6) for name, value in values.items()}})
+                + "\n"
+            )
         for name, value in values.items():
             self._events.add_scalar(name, value, epoch)
         self._events.flush()
-        print(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+        print(
+            f"epoch {epoch}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            flush=True,
+        )
 
     def save(self, name: str, checkpoint: dict[str, Any]) -> None:
         """Write a checkpoint whole or not at all."""
@@ -91,18 +109,10 @@ def load_checkpoint(path: Path, schema: str) -> dict[str, Any]:
         If it is not a checkpoint of that kind.
     """
     path = path / BEST_NAME if path.is_dir() else path
-    try:
-        # weights_only: a checkpoint is data and must not be able to run code.
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = checkpoint["schema"]
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError) as error:
-        raise DataSetError(f"a checkpoint must be a {schema} file, {path} is not: {error!r}") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise DataSetError(f"a checkpoint must be a {schema} file, {path} is not one torch can read") from error
+    checkpoint: dict[str, Any] = read_torch_file(path, "a checkpoint")
+    found = checkpoint.get("schema") if isinstance(checkpoint, dict) else None
     if found != schema:
-        raise DataSetError(f"a checkpoint must be of kind {schema}, {path} is of kind {found}")
+        raise DataSetError(f"a checkpoint must be of kind {schema}, {path} is of kind {found or 'unknown'}")
     return checkpoint
 
 
@@ -115,19 +125,62 @@ def state_digest(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def provenance(data_digest: str, split_digest: str, seed: int) -> dict[str, Any]:
-    """What a checkpoint must say about its making; all plain types."""
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a training gives."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def this_command() -> str:
+    """Give the command line that is running, without the path of the program."""
+    return " ".join(["rcm-trainer", *sys.argv[1:]])
+
+
+def provenance(data: DataSet, split: Split, seed: int) -> dict[str, Any]:
+    """Gather what a checkpoint must say about its making; all plain types."""
     return {
-        "data_digest": data_digest,
-        "split_digest": split_digest,
+        "data_digest": data.digest,
+        "split_digest": split.digest,
+        "phantom": data.is_phantom,
+        "families": sorted({stack.family for stack in data.stacks}),
+        "n_stacks": {part: len(split.stack_indices(data, part)) for part in split.patients},
         "seed": seed,
-        "command": " ".join(["rcm-trainer", *sys.argv[1:]]),
-        "versions": versions,
+        "command": this_command(),
+        "versions": versions(),
         "created": datetime.now(UTC).date().isoformat(),
     }
+
+
+def refuse_other_recipe(
+    last: dict[str, Any], recipe: dict[str, Any], about: dict[str, Any], out: Path
+) -> None:
+    """Refuse to resume a run with a recipe, data or split other than those it began with.
+
+    Parameters
+    ----------
+    last
+        The checkpoint to go on from.
+    recipe, about
+        The recipe and `provenance` asked for now.
+    out
+        The run's folder.
+
+    Raises
+    ------
+    DataSetError
+        Naming what differs.
+    """
+    keys = [key for key in about if key.endswith("_digest")]
+    now = {**recipe, **{key: about[key] for key in keys}}
+    then = {**last["recipe"], **{key: last["provenance"].get(key) for key in keys}}
+    changed = [name for name, value in now.items() if name not in then or then[name] != value]
+    if changed:
+        raise DataSetError(
+            f"a run resumes with the recipe and data it began with, {out} was begun with another "
+            f"{', '.join(changed)}"
+        )

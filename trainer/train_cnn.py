@@ -1,12 +1,11 @@
 """Training of the single-image classifier, on a CPU or a GPU, resumable at every epoch.
 
-Everything an epoch draws (slices, order, augmentation, dropout) follows from the seed and the epoch's number, so a
-resumed run repeats what an unbroken one would have done.
+Everything an epoch draws (slices, order, augmentation, dropout) follows from the seed and the epoch's number,
+so a resumed run repeats what an unbroken one would have done.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,20 @@ from torch.nn import functional
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from trainer.data.augmentation import Augmentation, Augmenter
+from trainer.data.split import z_steps
 from trainer.metrics import confusion, label_metrics
 from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
 from trainer.progress import progress_bar
-from trainer.run_folder import BEST_NAME, LAST_NAME, RunFolder, load_checkpoint, provenance
+from trainer.run_folder import (
+    BEST_NAME,
+    LAST_NAME,
+    RunFolder,
+    load_checkpoint,
+    provenance,
+    refuse_other_recipe,
+)
+from trainer.schedule import learning_rate
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -33,8 +41,6 @@ if TYPE_CHECKING:
     from trainer.data.split import Split
 
 CNN_SCHEMA = "rcm-cnn-1"
-WARM_UP = 0.05
-"""Share of all steps over which the learning rate rises."""
 VALIDATION_BATCH = 128
 
 
@@ -57,7 +63,8 @@ class CnnRecipe:
     average_decay
         Of the weight average that is validated and kept.
     norm_momentum
-        Share of each batch in batch norm's running statistics; slower than torch's 0.1, which swings on few data.
+        Share of each batch in batch norm's running statistics; slower than torch's 0.1, which swings on few
+        data.
     seed
         Of everything random.
     switched_off
@@ -120,10 +127,15 @@ def train_cnn(
     DataSetError
         If a part is empty, or the run to resume was made with another recipe.
     """
-    rows = {part: prepared.slice_indices(split.stack_indices(prepared.data, part)) for part in ("train", "validation")}
+    rows = {
+        part: prepared.slice_indices(split.stack_indices(prepared.data, part))
+        for part in ("train", "validation")
+    }
     for part, indices in rows.items():
         if len(indices) == 0:
-            raise DataSetError(f"a training needs slices to train on and to validate on, the {part} part has none")
+            raise DataSetError(
+                f"a training needs slices to train on and to validate on, the {part} part has none"
+            )
     torch.manual_seed(recipe.seed)
     network = InceptionStrata(recipe.width, recipe.size, recipe.dropout)
     if imagenet is not None:
@@ -137,11 +149,11 @@ def train_cnn(
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     mixed = MixedPrecision(precision, device)
-    about = provenance(prepared.data.digest, split.digest, recipe.seed)
+    about = provenance(prepared.data, split, recipe.seed)
     first_epoch, best = 1, {"accuracy": -1.0}
     if resume:
         last = load_checkpoint(out / LAST_NAME, CNN_SCHEMA)
-        _same(last, recipe, prepared, split, out)
+        refuse_other_recipe(last, asdict(recipe), about, out)
         network.load_state_dict(last["network"])
         average.network.load_state_dict(last["average"])
         optimizer.load_state_dict(last["optimizer"])
@@ -149,15 +161,20 @@ def train_cnn(
     n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
     n_batches = max(1, n_per_epoch // recipe.batch_size)
     run = RunFolder(out, first_epoch - 1)
-    run_state = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
+    run_state = _Run(
+        prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch
+    )
     n_left = (recipe.n_epochs - first_epoch + 1) * n_batches
     with progress_bar("training the CNN", n_left, "batches") as advance:
         for epoch in range(first_epoch, recipe.n_epochs + 1):
             values = run_state.train_epoch(epoch, advance, best["accuracy"])
             values.update(_validate(average.network, prepared, rows["validation"], device))
             run.log(epoch, values)
-            validation = {name.removeprefix("validation_"): v for name, v in values.items() if "validation_" in name}
+            validation = {
+                name.removeprefix("validation_"): v for name, v in values.items() if "validation_" in name
+            }
             shared = {"schema": CNN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
+            shared["z_step_um"] = z_steps(prepared.data, split)
             if validation["accuracy"] > best["accuracy"]:
                 best = validation
                 run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
@@ -172,7 +189,7 @@ class _Run:
     prepared: PreparedSet
     rows: np.ndarray
     network: InceptionStrata
-    average: WeightAverage
+    average: WeightAverage[InceptionStrata]
     optimizer: torch.optim.Optimizer
     mixed: MixedPrecision
     recipe: CnnRecipe
@@ -189,7 +206,12 @@ class _Run:
         labels = self.prepared.labels
         parameters = list(self.network.parameters())
         self.network.train()
-        n_seen, loss_sum, n_right, started = 0, torch.zeros((), device=device), torch.zeros((), device=device), time.time()
+        n_seen, loss_sum, n_right, started = (
+            0,
+            torch.zeros((), device=device),
+            torch.zeros((), device=device),
+            time.time(),
+        )
         for batch in range(self.n_batches):
             n_steps = (epoch - 1) * self.n_batches + batch
             rate = learning_rate(n_steps / (recipe.n_epochs * self.n_batches), recipe.learning_rate)
@@ -201,7 +223,9 @@ class _Run:
             field_BSS = augmenter(slices_BSS)
             with self.mixed:
                 logits_BK = self.network(field_BSS)
-                loss = functional.cross_entropy(logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing)
+                loss = functional.cross_entropy(
+                    logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing
+                )
             self.mixed.step(loss, self.optimizer, parameters)
             self.average.update(self.network, n_steps + 1)
             n_seen += len(rows)
@@ -209,7 +233,9 @@ class _Run:
             n_right += (logits_BK.argmax(1) == labels_B).sum()
             if batch % 10 == 9 or batch == self.n_batches - 1:
                 text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum.item() / n_seen:.3f}"
-                text += f" accuracy {n_right.item() / n_seen:.3f}" + (f" best {best:.3f}" if best >= 0 else "")
+                text += f" accuracy {n_right.item() / n_seen:.3f}" + (
+                    f" best {best:.3f}" if best >= 0 else ""
+                )
                 advance(batch % 10 + 1, text)
         seconds = time.time() - started
         return {
@@ -219,13 +245,6 @@ class _Run:
             "seconds": seconds,
             "images_per_second": n_seen / seconds,
         }
-
-
-def learning_rate(progress: float, peak: float) -> float:
-    """Rate after a share `progress` (0..1) of all steps: linear warm-up, then a cosine to 0."""
-    if progress < WARM_UP:
-        return peak * (progress + 1e-3) / (WARM_UP + 1e-3)
-    return peak * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
 def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
@@ -268,17 +287,3 @@ def _validate(
     for stratum in STRATA:
         values[f"validation_sensitivity_{stratum}"] = metrics[f"sensitivity_{stratum}"]
     return values
-
-
-def _same(last: dict[str, Any], recipe: CnnRecipe, prepared: PreparedSet, split: Split, out: Path) -> None:
-    now = {**asdict(recipe), "data": prepared.data.digest, "split": split.digest}
-    then = {**last["recipe"], "data": last["provenance"]["data_digest"], "split": last["provenance"]["split_digest"]}
-    changed = [name for name in now if name not in then or _plain(now[name]) != _plain(then[name])]
-    if changed:
-        raise DataSetError(
-            f"a run resumes with the recipe and data it began with, {out} was begun with another {', '.join(changed)}"
-        )
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class WeightAverage:
+
+class WeightAverage(Generic[Network]):
     """A slowly following copy of a network, the one that is validated and shipped.
 
-    Batch norm's running statistics swing from epoch to epoch when the data are few; they are averaged like the
-    weights, so that the copy's statistics belong to its weights.
+    Batch norm's running statistics swing from epoch to epoch when the data are few; they are averaged like
+    the weights, so that the copy's statistics belong to its weights.
 
     Parameters
     ----------
@@ -22,8 +25,8 @@ class WeightAverage:
         Share of the old average kept at each step; smaller in the first steps, (1 + t) / (10 + t).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval()
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network: Network = copy.deepcopy(network).eval()
         self.decay = decay
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)

@@ -21,7 +21,7 @@ class StackPlan:
     stack_id: str
     z_um: tuple[float, ...]
     shape: tuple[int, int]
-    dtype: Literal["uint8", "uint16"]
+    dtype: str
     max_value: int
     pixel_size_um: float
 
@@ -49,7 +49,7 @@ class Controller:
             stack_id=plan.stack_id,
             n_slices=len(plan.z_um),
             shape=plan.shape,
-            dtype=plan.dtype,
+            dtype=cast("Literal['uint8', 'uint16']", plan.dtype),
             pixel_size_um=plan.pixel_size_um,
             z_start_um=plan.z_um[0],
             z_step_um=plan.z_step_um,
@@ -59,7 +59,7 @@ class Controller:
         self, plan: StackPlan, index: int, image: NDArray[np.uint8] | NDArray[np.uint16], time_ns: int
     ) -> Slice:
         """Send slice `index` of a stack; `image` [rows, columns] must be as planned."""
-        blob = memoryview(np.ascontiguousarray(image)).cast("B")
+        blob = memoryview(np.ascontiguousarray(image).data).cast("B")
         header = SliceHeader(
             instrument=self._instrument,
             run_id=self._run_id,

@@ -43,6 +43,9 @@ class StateDir:
             self._lock.close()
             detail = f"the state folder {folder} is held by another daemon; give each its own --state-dir"
             raise ConfigurationError([detail]) from None
+        except ConfigurationError:
+            self._lock.close()
+            raise
         except OSError as error:
             self._lock.close()
             raise ConfigurationError(
@@ -56,14 +59,14 @@ class StateDir:
 
     def next_seq(self) -> int:
         """Return the endpoint's next sequence number."""
-        if self._seq + 1 >= self._reserved:
+        if self._seq >= self._reserved:
             self._reserve()
         self._seq += 1
         return self._seq
 
     def close(self) -> None:
         """Give back what is left of the reserved block, and the lock."""
-        self._write(self._seq + 1)
+        self._write(self._seq)
         self._lock.close()
 
     def _reserve(self) -> None:

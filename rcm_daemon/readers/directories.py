@@ -17,7 +17,24 @@ from rcm_daemon.readers.recorded_stack import MAX_SLICES
 if TYPE_CHECKING:
     from pathlib import Path
 
-_N_BYTES = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # the integer types that the tags below may have
+_N_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _LETTER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES = 273, 277, 279
@@ -89,7 +106,9 @@ def read_directories(file: BinaryIO, path: Path) -> DirectoryChain:
     fault = ""
     while offset:
         if len(directories) >= MAX_DIRECTORIES:
-            raise StackFileError(f"a stack must have 1 to {MAX_SLICES} slices, got over {MAX_DIRECTORIES} in {path}")
+            raise StackFileError(
+                f"a stack must have 1 to {MAX_SLICES} slices, got over {MAX_DIRECTORIES} in {path}"
+            )
         if offset in seen:
             fault = "its list of pages runs in a circle"
             break
@@ -131,22 +150,26 @@ class _Walker:
         for i in range(n_entries):
             entry = block[i * entry_size : (i + 1) * entry_size]
             tag, kind = struct.unpack(self._order + "HH", entry[:4])
-            if tag in _WANTED:
-                tags[tag] = self._values(kind, entry[4:])
+            values = self._values(kind, entry[4:], tag in _WANTED)
+            if values:
+                tags[tag] = values
         next_offset = struct.unpack(self._order + offset_format, block[-link_size:])[0]
         return _directory(tags), next_offset
 
-    def _values(self, kind: int, rest: bytes) -> tuple[int, ...]:
+    def _values(self, kind: int, rest: bytes, wanted: bool) -> tuple[int, ...]:
+        """Integers of a wanted tag; of all others only that they lie within the file."""
         width = 8 if self._big else 4
         letter = "Q" if self._big else "I"
         count = struct.unpack(self._order + letter, rest[:width])[0]
-        if kind not in _N_BYTES or not 1 <= count <= _MAX_VALUES:
+        n = count * _N_BYTES.get(kind, 1)
+        offset = struct.unpack(self._order + letter, rest[width:])[0] if n > width else 0
+        if offset + n > self._n_bytes:
+            raise _BrokenError("the description of a page leads past the end of the file")
+        if not wanted:
+            return ()
+        if kind not in _LETTER or not 1 <= count <= _MAX_VALUES:
             raise _BrokenError("a page has a tag of an impossible type or length")
-        n = count * _N_BYTES[kind]
-        if n <= width:
-            data = rest[width : width + n]
-        else:
-            data = self._take(struct.unpack(self._order + letter, rest[width:])[0], n)
+        data = self._take(offset, n) if n > width else rest[width : width + n]
         return struct.unpack(f"{self._order}{count}{_LETTER[kind]}", data)
 
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import logging
-import zlib
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tifffile
 
 from rcm_daemon.errors import StackFileError
 from rcm_daemon.readers.directories import Directory, DirectoryChain, read_directories
-from rcm_daemon.readers.image_header import jpeg_header
 from rcm_daemon.readers.recorded_stack import RecordedStack, check_size, stack_id_of
 from rcm_daemon.readers.scale import settle_pitch, settle_z
 from rcm_daemon.readers.tiff_metadata import n_planes_declared, stated_scale
+from rcm_daemon.readers.tiff_pages import check_page, check_whole
+from rcm_daemon.readers.tiff_slices import TiffSlices, as_stack_file_error, silent_tifffile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy.typing as npt
-
-_NONE, _DEFLATE, _JPEG = 1, (8, 32946), 7
-_WITH_IMAGECODECS = {5: "LZW", _JPEG: "JPEG", 32773: "PackBits", 50000: "Zstandard"}
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
-_DEPTH_AXES = "ZIQ"  # depth as named by ImageJ or OME; pages in file order; unnamed
-_AXIS_WORDS = {"T": "time points", "C": "channels", "S": "samples a pixel"}
+_DEPTH_AXES = "ZIQ"  # depth as ImageJ and OME name it; pages in file order; unnamed
+_AXIS_WORDS = {"T": "time points", "C": "channels", "S": "samples a pixel (RGB)"}
 
 
 def open_tiff(
@@ -48,18 +38,22 @@ def open_tiff(
         except OSError as error:
             raise StackFileError(f"a stack file must be readable, got {error.strerror} at {path}") from error
         chain = read_directories(file, path)
-        with _silent_tifffile(), _as_stack_file_error(path):
+        with silent_tifffile(), as_stack_file_error(str(path)):
+            if not chain.directories:
+                check_whole(chain, 0, path)
+            file.seek(0)  # tifffile takes the file to begin where it stands
             tif = resources.enter_context(tifffile.TiffFile(file, _multifile=False))
-            _check_whole(chain, n_planes_declared(tif, path), path)
-            chosen = _choose_series(tif, series, path)
+            check_whole(chain, n_planes_declared(tif, path), path)
+            number = _series_number(tif, series, path)
+            chosen = tif.series[number]
             n_slices = _n_slices(chosen, path)
-            pages = _directories_of(chosen, chain, n_slices, path)
+            pages = _pages_of(chosen, chain, n_slices, path)
             check_size(pages[0].rows, pages[0].columns, n_slices, path)
             for i, page in enumerate(pages):
-                _check_page(page, pages[0], i, path)
-            stated = stated_scale(tif, chosen, n_slices, path)
-            reader = _SliceReader(file, chosen, pages, n_slices, path)
-        stack = RecordedStack(
+                check_page(page, pages[0], i, path)
+            stated = stated_scale(tif, chosen, number, n_slices, path)
+            slices = TiffSlices(file, chosen, pages, path)
+        return RecordedStack(
             stack_id=stack_id_of(path.name.removesuffix(path.suffix).removesuffix(".ome")),
             path=path,
             z_um=settle_z(stated.z_um, n_slices, z_step_um, path),
@@ -68,78 +62,56 @@ def open_tiff(
             dtype=f"uint{pages[0].bits}",
             max_value=0,
             flags=(),
-            _read=reader.read,
+            _read=slices.read,
             _close=resources.pop_all().close,
         )
-    return stack
 
 
-class _SliceReader:
-    """Decodes one slice of a checked series."""
+def _series_number(tif: Any, series: int | None, path: Path) -> int:
+    shapes = [" x ".join(map(str, one.shape)) for one in tif.series]
+    if not shapes:
+        raise StackFileError(f"a stack file must hold at least one image, got none in {path}")
+    listing = ", ".join(f"{i}: {shape}" for i, shape in enumerate(shapes[:8]))
+    if series is None and len(shapes) > 1:
+        raise StackFileError(
+            f"one series must be chosen, got {len(shapes)} ({listing}) in {path}: give --series 0 to "
+            f"{len(shapes) - 1}"
+        )
+    if series is not None and series >= len(shapes):
+        raise StackFileError(f"--series must be 0 to {len(shapes) - 1}, got {series} for {path} ({listing})")
+    return series or 0
 
-    def __init__(
-        self, file: BinaryIO, series: Any, pages: list[Directory], n_slices: int, path: Path
-    ) -> None:
-        self._file = file
-        self._series = series
-        self._pages = pages
-        self._path = path
-        keyframe = series.keyframe
-        self._photometric = pages[0].photometric
-        self._grey: npt.NDArray[np.uint8] | None = None
-        if self._photometric == _PALETTE:
-            self._grey = _grey_palette(keyframe.colormap, path)
-        self._byte_order = tifffile_order = series.parent.byteorder
-        # ImageJ writes stacks over 4 GB with a single directory, the other slices following its pixels.
-        self._contiguous_at: int | None = None
-        if len(series.pages) < n_slices or len(pages) < n_slices:
-            first = pages[0]
-            n_bytes = first.rows * first.columns * first.bits // 8
-            if series.dataoffset is None or first.compression != _NONE:
-                raise _cut_short(len(pages), n_slices, "its directories are too few", path)
-            self._contiguous_at, self._n_bytes = int(series.dataoffset), n_bytes
-            end = self._contiguous_at + n_slices * n_bytes
-            file.seek(0, 2)
-            if file.tell() < end:
-                n_found = (file.tell() - self._contiguous_at) // n_bytes
-                raise _cut_short(n_found, n_slices, "its pixels end early", path)
-        del tifffile_order
 
-    def read(self, index: int) -> npt.NDArray[Any]:
-        with _silent_tifffile() as messages, _as_stack_file_error(self._path, f"slice {index} of "):
-            if self._contiguous_at is not None:
-                image = self._read_contiguous(index)
-            else:
-                self._check_segments(self._pages[index])
-                image = self._series.pages[index].asarray(maxworkers=1)
-            if messages:
-                raise StackFileError(f"slice {index} must decode without faults, got {messages[0]} in {self._path}")
-        image = image.reshape(image.shape[-2:])
-        if self._grey is not None:
-            return self._grey[image]
-        return ~image if self._photometric == _WHITE_IS_ZERO else image
+def _n_slices(series: Any, path: Path) -> int:
+    """Length of the depth axis, when it is the only one beside rows and columns."""
+    axes = [
+        (name, n) for name, n in zip(series.axes, series.shape, strict=True) if name not in "YX" and n > 1
+    ]
+    wrong = [
+        f"{n} {_AXIS_WORDS.get(name, f'planes along {name}')}" for name, n in axes if name not in _DEPTH_AXES
+    ]
+    if wrong or len(axes) > 1:
+        found = wrong or [f"{n} along {name}" for name, n in axes]
+        raise StackFileError(
+            f"a stack must be grey slices along depth alone, got {', '.join(found)} in {path}: "
+            "save depth as the Z axis"
+        )
+    return int(axes[0][1]) if axes else 1
 
-    def _read_contiguous(self, index: int) -> npt.NDArray[Any]:
-        first = self._pages[0]
-        self._file.seek(self._contiguous_at + index * self._n_bytes)
-        dtype = np.dtype(f"{self._byte_order}u{first.bits // 8}")
-        return np.frombuffer(self._file.read(self._n_bytes), dtype).reshape(first.rows, first.columns)
 
-    def _check_segments(self, page: Directory) -> None:
-        """Refuse streams that would unpack to more than the page declares, where the codec itself does not."""
-        if page.compression not in (*_DEFLATE, _JPEG):
-            return
-        rows, columns = page.tile or (page.rows, page.columns)
-        limit = rows * columns * page.bits // 8
-        for offset, n_bytes in zip(page.offsets, page.byte_counts, strict=True):
-            self._file.seek(offset)
-            data = self._file.read(n_bytes)
-            if page.compression == _JPEG:
-                header = jpeg_header(data)
-                too_large = header is None or header.rows > rows or header.columns > columns
-            else:
-                too_large = not _has_imagecodecs() and len(zlib.decompressobj().decompress(data, limit + 1)) > limit
-            if too_large:
-                raise StackFileError(
-                    f"a slice must unpack to at most the {limit} bytes it declares, got more in {self._path}"
-                )
+def _pages_of(series: Any, chain: DirectoryChain, n_slices: int, path: Path) -> list[Directory]:
+    if len(series.pages) == 1 and n_slices > 1:
+        indices = [series.pages[0].index]
+        if series.dataoffset is None:
+            raise StackFileError(
+                f"a stack must have a page for each of its {n_slices} slices, got 1 in {path}"
+            )
+    else:
+        indices = [None if page is None else page.index for page in series.pages]
+    if len(indices) not in (1, n_slices) or not all(
+        isinstance(index, int) and index < len(chain.directories) for index in indices
+    ):
+        raise StackFileError(
+            f"a stack must have a page for each of its {n_slices} slices, got others in {path}"
+        )
+    return [chain.directories[index] for index in indices]

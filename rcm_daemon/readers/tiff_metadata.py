@@ -42,7 +42,9 @@ def ome_images(tif: Any, path: Path) -> list[ElementTree.Element]:
     """
     text = tif.ome_metadata or ""
     if len(text) > _MAX_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise StackFileError(f"OME-XML must be under {_MAX_XML} characters without a DTD, got other in {path}")
+        raise StackFileError(
+            f"OME-XML must be under {_MAX_XML} characters without a DTD, got other in {path}"
+        )
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  (entities were refused above)
     except ElementTree.ParseError as error:
@@ -70,17 +72,17 @@ def _n_shaped(shape: list[int], page: Any) -> int:
     return max(1, math.prod(shape) // pixels) if pixels else 0
 
 
-def stated_scale(tif: Any, series: Any, n_slices: int, path: Path) -> StatedScale:
+def stated_scale(tif: Any, series: Any, number: int, n_slices: int, path: Path) -> StatedScale:
     """Depths and pitch as the file states them, each None where it does not do so in a unit of length."""
     if tif.is_ome and series.kind == "ome":
-        return _ome_scale(ome_images(tif, path)[series.index], n_slices)
+        return _ome_scale(ome_images(tif, path)[number], n_slices)
     metadata = (tif.imagej_metadata or {}) if tif.is_imagej else {}
     unit = um_per_unit(metadata.get("unit"))
     x, y = (_resolution_um(series.keyframe, tag, unit) for tag in ("XResolution", "YResolution"))
     spacing = metadata.get("spacing")
     if unit is None or not isinstance(spacing, int | float) or not math.isfinite(spacing) or spacing == 0:
         return StatedScale(None, x, y)
-    # A negative spacing is ImageJ's mark of a stack whose order was reversed: it then rises towards the surface.
+    # A negative spacing is ImageJ's mark of a reversed stack: it rises towards the surface.
     return StatedScale(evenly_spaced(n_slices, spacing * unit), x, y)
 
 

@@ -35,11 +35,11 @@ _UM_PER_UNIT = {
 def um_per_unit(word: object) -> float | None:
     """Um in one unit, or None where the word is no unit of length (`pixel`, `reference frame`, nothing).
 
-    The micro sign and the Greek mu are the same, also where ImageJ escaped them as the six characters `\\u00B5`.
+    The micro sign and the Greek mu are the same, also where ImageJ escaped them as six characters.
     """
     if not isinstance(word, str):
         return None
     text = word.strip().strip('"')
     for micro in ("\\u00B5", "\\u00b5", "\\u03BC", "\\u03bc", "\u00b5", "\u03bc", "&micro;"):
         text = text.replace(micro, "u")
-    return _UM_PER_UNIT.get(text if text in {"m", "um", "nm", "mm", "cm"} else text.lower().replace("å", "å"))
+    return _UM_PER_UNIT.get(text.lower())

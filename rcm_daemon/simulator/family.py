@@ -58,7 +58,7 @@ class Family:
     corner
         Brightness of the corners relative to the centre.
     noise
-        ``smooth`` speckle and shot noise, or ``banded``: log-normal grains and brightness that jumps row by row.
+        ``smooth`` speckle, or ``banded``: log-normal grains and brightness that jumps row by row.
     random_zero
         Share of the stacks whose zero of z is anywhere (otherwise the first slice or the skin surface).
     """
@@ -69,17 +69,17 @@ class Family:
     collagen: tuple[str, ...]
     cell_jitter: tuple[float, float] = (0.2, 0.45)
     wall_width_um: tuple[float, float] = (1.0, 2.4)
-    wall_strength: tuple[float, float] = (0.35, 0.8)
+    wall_strength: tuple[float, float] = (0.25, 0.8)
     nucleus_strength: tuple[float, float] = (0.0, 0.8)
-    basal_brightness: tuple[float, float] = (0.5, 1.7)
+    basal_brightness: tuple[float, float] = (0.3, 1.5)
     corneum_brightness: tuple[float, float] = (0.5, 1.3)
     collagen_brightness: tuple[float, float] = (0.4, 1.1)
-    papilla_darkness: tuple[float, float] = (0.2, 0.7)
+    papilla_darkness: tuple[float, float] = (0.0, 0.6)
     cloudiness: tuple[float, float] = (0.1, 0.35)
     blur_um: tuple[float, float] = (0.3, 0.8)
-    blur_growth: tuple[float, float] = (0.2, 1.0)
+    blur_growth: tuple[float, float] = (0.3, 1.4)
     haze: tuple[float, float] = (0.0, 0.15)
-    haze_growth: tuple[float, float] = (0.05, 0.3)
+    haze_growth: tuple[float, float] = (0.1, 0.4)
     attenuation_um: tuple[float, float] = (60.0, 160.0)
     compensation: tuple[float, float] = (0.7, 1.0)
     mean_grey: tuple[float, float] = (75.0, 108.0)
@@ -103,8 +103,8 @@ FAMILIES: dict[str, Family] = {
             rete=("network",),
             collagen=("noise", "drawn"),
             wall_width_um=(1.4, 3.0),
-            basal_brightness=(0.35, 1.2),
-            papilla_darkness=(0.35, 0.8),
+            basal_brightness=(0.2, 1.1),
+            papilla_darkness=(0.1, 0.7),
             contrast=(0.4, 0.6),
         ),
         Family(
@@ -112,7 +112,7 @@ FAMILIES: dict[str, Family] = {
             cells=("discs", "walls"),
             rete=("domes", "waves"),
             collagen=("noise",),
-            basal_brightness=(0.25, 0.8),
+            basal_brightness=(0.15, 0.7),
             collagen_brightness=(0.6, 1.3),
             haze=(0.05, 0.25),
             speckle=(0.15, 0.35),
@@ -135,7 +135,7 @@ FAMILIES: dict[str, Family] = {
             rete=("waves", "domes", "network"),
             collagen=("drawn",),
             wall_strength=(0.5, 1.0),
-            basal_brightness=(0.8, 2.2),
+            basal_brightness=(0.5, 1.9),
             attenuation_um=(90.0, 250.0),
             speckle=(0.06, 0.2),
             shot_grey=(14.0, 23.0),

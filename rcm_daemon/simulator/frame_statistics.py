@@ -1,4 +1,4 @@
-"""Statistics by which phantom frames are held against real ones (in-vivo RCM frames, 1000 x 1000 at 0.5 um, 8 bit)."""
+"""Statistics by which phantom frames are held against real in-vivo ones (1000 x 1000 at 0.5 um, 8 bit)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ def autocorrelation(frame: NDArray[np.uint8], lag: int) -> float:
 def spectral_slope(frame: NDArray[np.uint8]) -> float:
     """Slope of log power against log frequency, radially averaged.
 
-    The power of the Hann-windowed, mean-free frame is averaged over rings one frequency step wide; the line is
-    fitted to rings evenly spaced in log frequency between 4 cycles a frame and a quarter of the sampling rate.
+    The power of the Hann-windowed, mean-free frame is averaged over rings one frequency step wide; the line
+    is fitted to rings evenly spaced in log frequency, from 4 cycles a frame to a quarter of the sampling
+    rate.
     """
     side = min(frame.shape)
     grey = frame[:side, :side].astype(np.float32)
@@ -70,8 +71,8 @@ def corner_brightness(frame: NDArray[np.uint8]) -> float:
 def frame_statistics(frame: NDArray[np.uint8]) -> dict[str, float]:
     """All statistics of `REAL_RANGES` for one frame (uint8 [rows, columns]).
 
-    Grey levels are 0 to 255; ``saturated_percent`` is the share of pixels at 255 in percent; the autocorrelations are
-    at 1 and 4 pixels.
+    Grey levels are 0 to 255; ``saturated_percent`` is the share of pixels at 255 in percent; the
+    autocorrelations are at 1 and 4 pixels.
     """
     low, high = np.percentile(frame, [1, 99])
     return {

@@ -51,7 +51,9 @@ class Inclusions:
 def _dendrites(rng: np.random.Generator, shape: tuple[int, int], places: NDArray[np.float64]) -> Grid:
     canvas = np.zeros(shape, dtype=np.uint8)
     for row, column, _ in places:
-        cv2.circle(canvas, (int(column * 8), int(row * 8)), int(rng.uniform(2, 4) * 8), (255,), -1, cv2.LINE_AA, 3)
+        cv2.circle(
+            canvas, (int(column * 8), int(row * 8)), int(rng.uniform(2, 4) * 8), (255,), -1, cv2.LINE_AA, 3
+        )
         for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(2, 6))):
             reach = rng.uniform(8, 26) * np.linspace(0, 1, 4)
             turn = angle + rng.normal(0, 0.3, 4).cumsum()
@@ -74,8 +76,8 @@ def build_inclusions(
     rows, columns, _ = places(n)
     follicles = np.stack(
         [rows, columns, *rng.normal(0, 0.25, (2, n)), rng.uniform(10, 38, n), rng.uniform(14, 34, n),
-         rng.uniform(5, 14, n), rng.uniform(0.3, 1.0, n), rng.uniform(0, 0.8, n) * (rng.uniform(size=n) < 0.5)],
-        axis=1,
+         rng.uniform(5, 14, n), rng.uniform(0.3, 1.0, n),
+         rng.uniform(0, 0.8, n) * (rng.uniform(size=n) < 0.5)], axis=1,
     )  # fmt: skip
 
     tips = relief.papillae[rng.uniform(size=len(relief.papillae)) < recipe.vessel_share].astype(np.float64)
@@ -105,7 +107,13 @@ def build_inclusions(
         own = rng.uniform(0.3, 1.3, len(points)).astype(np.float32)[cell]
         clutch = np.float32(0.35) + own * np.clip(1 - nearest / np.float32(8.5), 0, 1)
     return Inclusions(
-        follicles, loops, nests, pagetoid, dendritic, _dendrites(rng, shape, dendritic), clutch.astype(np.float32)
+        follicles,
+        loops,
+        nests,
+        pagetoid,
+        dendritic,
+        _dendrites(rng, shape, dendritic),
+        clutch.astype(np.float32),
     )
 
 
@@ -121,13 +129,17 @@ def _disc(field: Grid, row: float, column: float, radius: float) -> tuple[tuple[
 
 
 def _soft(distance: Grid, sharpness: float) -> Grid:
-    return np.clip((1 - distance) * np.float32(sharpness) + np.float32(0.5), 0, 1)
+    """1 well inside a disc, 0 well outside."""
+    return np.asarray(np.clip((1 - distance) * np.float32(sharpness) + np.float32(0.5), 0, 1), np.float32)
 
 
 def add_inclusions(
     light: Grid, inclusions: Inclusions, z_um: float, origin: tuple[int, int], rng: np.random.Generator
 ) -> None:
-    """Put what a section at `z_um` meets into its reflectance `light`, a window of the tissue grid at `origin`."""
+    """Put what a section at `z_um` meets into its reflectance.
+
+    `light` is a window of the tissue grid whose first row and column are `origin`; it is changed in place.
+    """
     row0, column0 = origin
     height, width = light.shape
     for row, column, top, half, angle, radius in inclusions.loops:
@@ -142,14 +154,18 @@ def add_inclusions(
                 window, distance = found
                 light[window] *= 1 - np.float32(0.65) * _soft(distance, 2.0)
                 if rng.uniform() < 0.3 and 2 < y < height - 3 and 2 < x < width - 3:  # a blood cell passes
-                    light[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] += np.float32(rng.uniform(0.3, 0.9))
+                    light[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] += np.float32(
+                        rng.uniform(0.3, 0.9)
+                    )
     for row, column, depth, lateral, axial in inclusions.nests:
         cut = 1 - ((z_um - depth) / axial) ** 2
         found = _disc(light, row - row0, column - column0, lateral * np.sqrt(cut)) if cut > 0.05 else None
         if found is not None:
             (rows, columns), distance = found
             share = _soft(distance, 3.0) * np.float32(0.9)
-            cells = inclusions.clutch[rows.start + row0 : rows.stop + row0, columns.start + column0 : columns.stop + column0]
+            cells = inclusions.clutch[
+                rows.start + row0 : rows.stop + row0, columns.start + column0 : columns.stop + column0
+            ]
             light[rows, columns] = light[rows, columns] * (1 - share) + cells * share
     for row, column, depth, lateral, axial in inclusions.pagetoid:
         cut = 1 - ((z_um - depth) / axial) ** 2
@@ -163,23 +179,27 @@ def add_inclusions(
         found = _disc(light, row - row0, column - column0, 26.0) if seen > 0.05 else None
         if found is not None:
             (rows, columns), _ = found
-            body = inclusions.dendrites[rows.start + row0 : rows.stop + row0, columns.start + column0 : columns.stop + column0]
+            body = inclusions.dendrites[
+                rows.start + row0 : rows.stop + row0, columns.start + column0 : columns.stop + column0
+            ]
             light[rows, columns] += body * np.float32(seen)
     for row, column, row_move, column_move, radius, rim, period, bright, hair in inclusions.follicles:
         y, x = row + row_move * z_um - row0, column + column_move * z_um - column0
         found = _disc(light, y, x, radius + rim)
         if found is not None:
             window, distance = found
-            rows = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(y)
-            columns = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - np.float32(x)
-            turn = np.arctan2(rows, columns)
-            wobble = np.sin(2 * turn + np.float32(row)) * np.float32(0.12)
-            wobble = wobble + np.sin(3 * turn + np.float32(column + z_um / 25)) * np.float32(0.06)
+            down = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] - np.float32(y)
+            right = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] - np.float32(x)
+            turn = np.arctan2(down, right)
+            wobble: Grid = np.sin(2 * turn + np.float32(row)) * np.float32(0.12)
+            wobble += np.sin(3 * turn + np.float32(column + z_um / 25)) * np.float32(0.06)
             beyond = distance * np.float32(radius + rim) - np.float32(radius) * (1 + wobble)
             phase = beyond * np.float32(2 * np.pi / period) + np.float32(1.5) * np.sin(turn + np.float32(row))
             rings = np.float32(bright) * (np.float32(0.6) + np.float32(0.4) * np.cos(phase))
-            wall = np.where(beyond > 0, rings, np.float32(0.06))
-            wall = wall + np.float32(hair) * np.exp(-(((distance * np.float32(radius + rim)) / np.float32(4.0)) ** 2))
+            inside = np.where(beyond > 0, rings, np.float32(0.06))
+            wall: Grid = inside + np.float32(hair) * np.exp(
+                -(((distance * np.float32(radius + rim)) / np.float32(4.0)) ** 2)
+            )
             fade = np.exp(-np.maximum(beyond, 0) / np.float32(0.6 * rim)) * np.float32(1.2)
             share = np.minimum(fade, 1) * np.clip((1 - distance) * 4, 0, 1)
             light[window] = light[window] * (1 - share) + wall * share

@@ -16,10 +16,10 @@ N_READERS = 2
 READER_BIAS_UM = ((-1.0, 1.5), (1.2, -1.0))
 """[reader][boundary]: how much deeper than the truth a reader sees each switch on average."""
 
-READER_SCATTER_UM = (4.3, 6.2)
+READER_SCATTER_UM = (4.9, 7.0)
 """SD of a reader's error at the two switches in healthy skin with good optics."""
 
-SHARED_VARIANCE = 0.3
+SHARED_VARIANCE = 0.4
 """Share of the error variance that both readers have in common, so that their mean is not the truth."""
 
 NARROWEST_JUNCTION_UM = 3.0
@@ -61,7 +61,7 @@ def strata_at(z_um: ArrayLike, boundaries_um: ArrayLike) -> NDArray[np.int64]:
     """Stratum of each depth: 0 above the first boundary, 1 from it on, 2 from the second on."""
     z = np.asarray(z_um, dtype=np.float64)
     first, second = np.asarray(boundaries_um, dtype=np.float64)
-    return (z >= first).astype(np.int64) + (z >= second)
+    return np.asarray((z >= first).astype(np.int64) + (z >= second), dtype=np.int64)
 
 
 def reader_agreement(reader_labels: ArrayLike) -> float:

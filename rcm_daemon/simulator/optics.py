@@ -1,4 +1,4 @@
-"""From the light a section reflects to a camera frame: depth, blur, haze, gain, speckle, vignetting, noise."""
+"""From the light a section reflects to a camera frame: blur, haze, gain, speckle, vignetting, noise."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def grain_at_pitch(grain_um: float, pixel_size_um: float) -> tuple[float, float]
     Returns
     -------
     tuple
-        Sigma in pixels for white noise to get the same grains (0: no blur), and the factor by which averaging over
-        a pixel reduces the standard deviation.
+        Sigma in pixels for white noise to get the same grains (0: no blur), and the factor by which averaging
+        over a pixel reduces the standard deviation.
     """
     n = 16
     offsets = np.linspace(0, pixel_size_um, n)
@@ -101,7 +101,9 @@ def _sheared(light: Grid, rng: np.random.Generator) -> Grid:
     shift = np.float32(rng.normal(0, 14)) * np.exp(-(where**2)) + np.float32(rng.normal(0, 6)) * (where > 0)
     map_x = np.arange(columns, dtype=np.float32)[None, :] + shift.astype(np.float32)[:, None]
     map_y = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], light.shape)
-    moved = cv2.remap(light, map_x, np.ascontiguousarray(map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    moved = cv2.remap(
+        light, map_x, np.ascontiguousarray(map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
     return np.asarray(moved, dtype=np.float32)
 
 
@@ -145,7 +147,7 @@ def expose(
         light = _sheared(light, rng)
     sigma = np.hypot(recipe.blur_um, recipe.blur_growth * deep / 100)
     if sigma > 0.3:
-        light = cv2.GaussianBlur(light, (0, 0), float(sigma))
+        light = np.asarray(cv2.GaussianBlur(light, (0, 0), float(sigma)), dtype=np.float32)
     haze = float(np.clip(recipe.haze + recipe.haze_growth * deep / 100, 0, 0.7))
     veil = cv2.resize(light, (light.shape[1] // 8, light.shape[0] // 8), interpolation=cv2.INTER_AREA)
     veil = cv2.GaussianBlur(veil, (0, 0), 5.0)
@@ -156,8 +158,10 @@ def expose(
     mean, deviation = (float(v[0, 0]) for v in cv2.meanStdDev(light))
     mean = max(mean, DARKEST_LIGHT)
     power = float(np.clip((recipe.contrast * mean / max(deviation, 1e-3)) ** CONTRAST_HELD, 0.5, 1.9))
-    light = cv2.pow(np.maximum(light, np.float32(0.01)), power)
-    strength = (mean / TYPICAL_LIGHT * np.exp((50 - deep) / recipe.attenuation_um)) ** (1 - recipe.compensation)
+    light = np.asarray(cv2.pow(np.maximum(light, np.float32(0.01)), power), dtype=np.float32)
+    strength = (mean / TYPICAL_LIGHT * np.exp((50 - deep) / recipe.attenuation_um)) ** (
+        1 - recipe.compensation
+    )
     aim = (recipe.mean_grey - recipe.black_grey) * exposure.gain * min(strength, 1.6) / float(corners.mean())
     frame = _resampled(light * np.float32(aim / max(float(light.mean()), DARKEST_LIGHT**power)), camera)
 

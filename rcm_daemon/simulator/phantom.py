@@ -106,7 +106,10 @@ class Phantom:
         return self.render_at(float(self.z_um[index]), index)
 
     def render_at(self, z_um: float, index: int) -> Frame:
-        """Frame at any depth `z_um`, with the noise, drift and gain of slice `index` (counted round the stack)."""
+        """Frame at any depth `z_um`, with its own noise and the drift and gain of slice `index`.
+
+        Indices past the last slice count round the stack.
+        """
         rng = _stream(self.seed, _SLICE, index % (1 << 31))
         place = index % len(self)
         depth_um = z_um - self._z_zero_um
@@ -126,13 +129,16 @@ def _drift(rng: np.random.Generator, recipe: Recipe, n_slices: int) -> NDArray[n
 
 def _exposures(rng: np.random.Generator, recipe: Recipe, n_slices: int) -> tuple[Exposure, ...]:
     """Gain of each slice (a slow walk with steps where the operator turns the knob) and motion."""
-    steps = np.where(rng.uniform(size=n_slices) < 0.12, rng.normal(0, 0.1, n_slices), rng.normal(0, 0.015, n_slices))
+    steps = np.where(
+        rng.uniform(size=n_slices) < 0.12, rng.normal(0, 0.1, n_slices), rng.normal(0, 0.015, n_slices)
+    )
     walk = np.zeros(n_slices)
     for k in range(1, n_slices):
         walk[k] = 0.93 * walk[k - 1] + steps[k]
     motion = rng.uniform(size=n_slices) < recipe.motion_share
     return tuple(
-        Exposure(gain=float(np.clip(np.exp(g), 0.75, 1.3)), sheared=bool(m)) for g, m in zip(walk, motion, strict=True)
+        Exposure(gain=float(np.clip(np.exp(g), 0.75, 1.3)), sheared=bool(m))
+        for g, m in zip(walk, motion, strict=True)
     )
 
 
@@ -183,7 +189,9 @@ def make_phantom(
     if seed < 0 or (patient_seed is not None and patient_seed < 0):
         raise ValueError(f"phantom seeds must be 0 or more, got {seed} and patient {patient_seed}")
     if not 0 < pixel_size_um < float("inf") or min(shape) * pixel_size_um < 32:
-        raise ValueError(f"a phantom's field must be 32 um or wider, got {shape} pixels of {pixel_size_um} um")
+        raise ValueError(
+            f"a phantom's field must be 32 um or wider, got {shape} pixels of {pixel_size_um} um"
+        )
     if z_step_um is not None and not 0 < z_step_um < float("inf"):
         raise ValueError(f"a phantom's z step must be above 0 um, got {z_step_um}")
     camera = Camera(shape, pixel_size_um)
@@ -219,7 +227,7 @@ def make_phantom(
         shape=shape,
         pixel_size_um=pixel_size_um,
         z_step_um=step_um,
-        z_um=start_um + zero_um + step_um * np.arange(n_slices),
+        z_um=start_um + zero_um + step_um * np.arange(n_slices, dtype=np.float64),
         true_boundaries_um=true_um,
         reader_boundaries_um=read_boundaries(_stream(seed, _READERS), true_um, difficulty),
         _z_zero_um=zero_um,

@@ -1,4 +1,4 @@
-"""Seeded random fields on the tissue grid: smooth noise, cells, fibres and blobs, one grid point a micrometre."""
+"""Seeded random fields on the tissue grid of 1 um: smooth noise, cells and fibres."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def smooth_noise(rng: np.random.Generator, shape: Shape, scale_um: float) -> Gri
     pitch = max(scale_um / 2.0, 1.0)
     coarse = (int(np.ceil(shape[0] / pitch)) + 4, int(np.ceil(shape[1] / pitch)) + 4)
     noise = rng.standard_normal(coarse, dtype=np.float32)
-    full = (int(round(coarse[1] * pitch)), int(round(coarse[0] * pitch)))
+    full = (round(coarse[1] * pitch), round(coarse[0] * pitch))
     grown = cv2.resize(noise, full, interpolation=cv2.INTER_CUBIC)
     row, column = (grown.shape[0] - shape[0]) // 2, (grown.shape[1] - shape[1]) // 2
     return standardised(np.ascontiguousarray(grown[row : row + shape[0], column : column + shape[1]]))
@@ -55,7 +55,8 @@ def _padded(shape: Shape) -> Shape:
 
 
 def _white_spectrum(rng: np.random.Generator, shape: Shape) -> Grid:
-    return cv2.dft(rng.standard_normal(shape, dtype=np.float32), flags=cv2.DFT_COMPLEX_OUTPUT)  # type: ignore[return-value]
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    return np.asarray(cv2.dft(noise, flags=cv2.DFT_COMPLEX_OUTPUT), dtype=np.float32)
 
 
 def _filtered(spectrum: Grid, response: Grid, shape: Shape) -> Grid:
@@ -85,7 +86,13 @@ def bandpass_noise(
 
 
 def fibre_noise(
-    rng: np.random.Generator, shape: Shape, width_um: float, length_um: float, *, n_angles: int = 6, order: float = 0.5
+    rng: np.random.Generator,
+    shape: Shape,
+    width_um: float,
+    length_um: float,
+    *,
+    n_angles: int = 6,
+    order: float = 0.5,
 ) -> Grid:
     """Bundles of fibres: elongated noise at several orientations, one or two winning at each place.
 
@@ -114,14 +121,20 @@ def fibre_noise(
             -((along * np.float32(length_um * 1.2)) ** 2)
             - (((np.abs(across) * np.float32(2.5 * width_um)) - 1.0) / np.float32(0.6)) ** 2
         ).astype(np.float32)
-        fibres = np.clip(_filtered(_white_spectrum(rng, padded), response, shape) * np.float32(0.45) + np.float32(0.1), 0, 1.2)
+        fibres = np.clip(
+            _filtered(_white_spectrum(rng, padded), response, shape) * np.float32(0.45) + np.float32(0.1),
+            0,
+            1.2,
+        )
         weight = np.abs(np.cos(direction - np.float32(angle)))
         weight = np.float32(1 - order) + np.float32(order) * weight**6
         result = np.maximum(result, fibres * weight)
     return result
 
 
-def drawn_fibres(rng: np.random.Generator, shape: Shape, width_um: float, length_um: float, cover: float) -> Grid:
+def drawn_fibres(
+    rng: np.random.Generator, shape: Shape, width_um: float, length_um: float, cover: float
+) -> Grid:
     """Fibres drawn one by one as gently bent lines; `cover` is about the share of the area they fill.
 
     Returns
@@ -141,19 +154,23 @@ def drawn_fibres(rng: np.random.Generator, shape: Shape, width_um: float, length
         points = np.stack(
             [x + length_um * steps * np.cos(turned), y + length_um * steps * np.sin(turned)], axis=1
         )
-        thickness = max(1, int(round(rng.uniform(0.6, 1.4) * width_um)))
+        thickness = max(1, round(rng.uniform(0.6, 1.4) * width_um))
         colour = int(rng.uniform(90, 255))
-        cv2.polylines(canvas, [np.round(points * 8).astype(np.int32)], False, (colour,), thickness, cv2.LINE_AA, 3)
+        cv2.polylines(
+            canvas, [np.round(points * 8).astype(np.int32)], False, (colour,), thickness, cv2.LINE_AA, 3
+        )
     return cv2.GaussianBlur(canvas, (0, 0), 0.7).astype(np.float32) / np.float32(255)
 
 
-def scattered_points(rng: np.random.Generator, shape: Shape, spacing_um: float, jitter: float) -> NDArray[np.float32]:
+def scattered_points(
+    rng: np.random.Generator, shape: Shape, spacing_um: float, jitter: float
+) -> NDArray[np.float32]:
     """Points of a hexagonal lattice, each moved at random by up to `jitter` spacings.
 
     Returns
     -------
     numpy.ndarray
-        [n, 2] rows and columns inside the grid, in um.
+        [n, 2] rows and columns inside the grid, in um; one point or more.
     """
     row_step = spacing_um * 0.866
     rows = np.arange(-spacing_um, shape[0] + spacing_um, row_step)
@@ -163,10 +180,14 @@ def scattered_points(rng: np.random.Generator, shape: Shape, spacing_um: float, 
     points = np.stack([yy.ravel(), xx.ravel()], axis=1)
     points += rng.uniform(-jitter, jitter, points.shape) * spacing_um + rng.uniform(0, spacing_um, 2)
     inside = (points > 0).all(axis=1) & (points[:, 0] < shape[0] - 1) & (points[:, 1] < shape[1] - 1)
+    if not inside.any():  # a grid smaller than the lattice
+        return np.array([[shape[0] / 2, shape[1] / 2]], dtype=np.float32)
     return points[inside].astype(np.float32)
 
 
-def voronoi_cells(points: NDArray[np.float32], shape: Shape, *, city_block: bool = False) -> tuple[Grid, Labels]:
+def voronoi_cells(
+    points: NDArray[np.float32], shape: Shape, *, city_block: bool = False
+) -> tuple[Grid, Labels]:
     """Assign every grid point to its nearest point.
 
     Returns

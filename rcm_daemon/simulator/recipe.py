@@ -9,6 +9,9 @@ import numpy as np
 from rcm_daemon.simulator.family import SITE_RELIEF, SITE_THICKNESS, Family
 
 LESIONAL_SHARE = 0.28
+MURKY_SHARE = 0.35
+"""Share of stacks with poor optical contact or scattering skin."""
+
 SHORTEST_STACK, LONGEST_STACK = 15, 101
 Z_STEPS_UM = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 Z_STEP_SHARES = (0.05, 0.10, 0.10, 0.55, 0.12, 0.08)
@@ -106,6 +109,7 @@ def draw_recipe(
     if lesional:
         relief *= float(rng.uniform(0.45, 1.1))
     corneum = float(np.clip(rng.gamma(9.0, 1.5), 6.0, 30.0))
+    murk = float(rng.uniform(0.4, 1.0)) if rng.uniform() < MURKY_SHARE else 0.0
     living = 50.0 * thickness * float(np.exp(rng.normal(0, 0.3)))
     return Recipe(
         lesional=lesional,
@@ -118,8 +122,8 @@ def draw_recipe(
         relief_um=float(np.clip(relief, 12.0, 80.0)),
         papilla_um=float(rng.uniform(60.0, 130.0)),
         basal_um=float(rng.uniform(5.0, 11.0)),
-        undulation_um=float(rng.uniform(2.0, 8.0)),
-        tilt_um=float(rng.uniform(0.0, 18.0)),
+        undulation_um=float(rng.uniform(3.0, 13.0)),
+        tilt_um=float(rng.uniform(0.0, 28.0)),
         n_folds=int(rng.choice([0, 1, 2, 3], p=[0.35, 0.3, 0.2, 0.15])),
         n_follicles=int(rng.choice([0, 1, 2], p=[0.7, 0.22, 0.08])),
         n_dendritic=int(rng.poisson(6)) if rng.uniform() < (0.7 if lesional else 0.25) else 0,
@@ -137,16 +141,16 @@ def draw_recipe(
         vessel_share=float(rng.uniform(0.2, 0.9)),
         cloudiness=draw(family.cloudiness),
         blur_um=draw(family.blur_um),
-        blur_growth=draw(family.blur_growth),
-        haze=draw(family.haze),
-        haze_growth=draw(family.haze_growth),
+        blur_growth=draw(family.blur_growth) + 0.9 * murk,
+        haze=draw(family.haze) + 0.25 * murk,
+        haze_growth=draw(family.haze_growth) + 0.2 * murk,
         attenuation_um=draw(family.attenuation_um),
         compensation=draw(family.compensation),
         mean_grey=draw(family.mean_grey),
         contrast=draw(family.contrast),
         speckle=draw(family.speckle),
         speckle_grain_um=draw(family.speckle_grain_um),
-        shot_grey=draw(family.shot_grey),
+        shot_grey=draw(family.shot_grey) * (1 + 0.25 * murk),
         black_grey=draw(family.black_grey),
         corner=draw(family.corner),
         drift_um=float(rng.uniform(0.0, 1.6)),

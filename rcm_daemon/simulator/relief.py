@@ -48,11 +48,13 @@ class Relief:
 
 def _unit_range(field: Grid) -> Grid:
     low, high = np.percentile(field[::3, ::3], [4, 96])
-    return np.clip((field - np.float32(low)) / np.float32(max(high - low, 1e-6)), -0.1, 1.1)
+    scaled = (field - np.float32(low)) / np.float32(max(high - low, 1e-6))
+    return np.asarray(np.clip(scaled, -0.1, 1.1), dtype=np.float32)
 
 
 def rete_pattern(rng: np.random.Generator, kind: str, spacing_um: float, shape: tuple[int, int]) -> Grid:
     """Relief of the junction: about 0 at the tips of papillae and 1 at the bottoms of rete ridges."""
+    field: Grid
     if kind in ("domes", "network"):
         points = fields.scattered_points(rng, shape, spacing_um, float(rng.uniform(0.15, 0.38)))
         nearest, cell = fields.voronoi_cells(points, shape)
@@ -60,15 +62,19 @@ def rete_pattern(rng: np.random.Generator, kind: str, spacing_um: float, shape: 
             size = rng.uniform(0.45, 0.75, len(points)).astype(np.float32)
             height = rng.uniform(0.65, 1.0, len(points)).astype(np.float32)
             reach = np.minimum(nearest / (size[cell] * np.float32(spacing_um)), 1)
-            field = 1 - height[cell] * (1 - reach * reach) ** np.float32(rng.uniform(0.7, 1.6))
+            dome = (1 - reach * reach) ** np.float32(rng.uniform(0.7, 1.6))
+            field = (1 - height[cell] * dome).astype(np.float32)
         else:
             width = np.float32(rng.uniform(0.12, 0.24) * spacing_um)
             height = rng.uniform(0.65, 1.0, len(points)).astype(np.float32)
-            field = 1 - cv2.blur(height[cell], (9, 9)) * (1 - np.exp(-fields.wall_distance(cell) / width))
-        field = cv2.GaussianBlur(field.astype(np.float32), (0, 0), float(rng.uniform(2.5, 6.0)))
+            plateau = 1 - np.exp(-fields.wall_distance(cell) / width)
+            field = (1 - cv2.blur(height[cell], (9, 9)) * plateau).astype(np.float32)
+        field = np.asarray(cv2.GaussianBlur(field, (0, 0), float(rng.uniform(2.5, 6.0))), dtype=np.float32)
         field = fields.warped(field, rng, 0.1 * spacing_um, 0.8 * spacing_um)
     elif kind == "crates":
-        columns, rows = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
+        columns, rows = np.meshgrid(
+            np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32)
+        )
         bend = np.float32(0.28 * spacing_um)
         columns = columns + bend * fields.smooth_noise(rng, shape, 1.6 * spacing_um)
         rows = rows + bend * fields.smooth_noise(rng, shape, 1.6 * spacing_um)
@@ -77,11 +83,15 @@ def rete_pattern(rng: np.random.Generator, kind: str, spacing_um: float, shape: 
         field = np.cos(wave * (np.cos(turn) * columns + np.sin(turn) * rows) + np.float32(phase[0]))
         field = field * np.cos(wave * (np.cos(turn) * rows - np.sin(turn) * columns) + np.float32(phase[1]))
         field = np.abs(field) if rng.uniform() < 0.5 else field
-        field = cv2.GaussianBlur((1 - field).astype(np.float32), (0, 0), 3.0)
+        field = np.asarray(cv2.GaussianBlur(1 - field, (0, 0), 3.0), dtype=np.float32)
     else:
         aspect = float(rng.uniform(2.0, 4.0)) if kind == "fingers" else 1.0
-        waves = fields.bandpass_noise(rng, shape, spacing_um, angle=float(rng.uniform(0, np.pi)), aspect=aspect)
-        field = 1 / (1 + np.exp(np.float32(rng.uniform(1.0, 2.2)) * (np.float32(rng.uniform(-0.5, 0.5)) - waves)))
+        waves = fields.bandpass_noise(
+            rng, shape, spacing_um, angle=float(rng.uniform(0, np.pi)), aspect=aspect
+        )
+        field = 1 / (
+            1 + np.exp(np.float32(rng.uniform(1.0, 2.2)) * (np.float32(rng.uniform(-0.5, 0.5)) - waves))
+        )
     return _unit_range(field.astype(np.float32))
 
 
@@ -125,7 +135,7 @@ def junction_zone(junction: Grid, papilla_um: float) -> tuple[Grid, Grid, NDArra
     """
     size = (junction.shape[1], junction.shape[0])
     coarse = cv2.resize(junction, (size[0] // COARSE, size[1] // COARSE), interpolation=cv2.INTER_AREA)
-    n = max(3, int(round(1.15 * papilla_um / COARSE)) | 1)
+    n = max(3, round(1.15 * papilla_um / COARSE) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n))
     sigma = papilla_um / COARSE / 2
     smooth = [
@@ -154,12 +164,14 @@ def build_relief(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, int
     relief = rete_pattern(rng, recipe.rete, recipe.papilla_um, shape)
     height = 1 + np.float32(0.12) * fields.smooth_noise(rng, shape, 200.0)
     if recipe.lesional:  # effaced in part of the field, irregular elsewhere
-        effaced = 1 / (1 + np.exp(-2 * (fields.smooth_noise(rng, shape, 180.0) - np.float32(rng.normal(0.3, 0.5)))))
+        effaced = 1 / (
+            1 + np.exp(-2 * (fields.smooth_noise(rng, shape, 180.0) - np.float32(rng.normal(0.3, 0.5))))
+        )
         height = height * (np.float32(1) - np.float32(rng.uniform(0.2, 0.8)) * effaced)
         relief = relief + np.float32(rng.uniform(0, 0.15)) * fields.smooth_noise(rng, shape, 60.0)
     broad = np.float32(recipe.undulation_um) * fields.smooth_noise(rng, shape, float(rng.uniform(150, 300)))
     fine = np.float32(rng.uniform(0.3, 1.5)) * fields.smooth_noise(rng, shape, 14.0)
-    own_tilt = _plane(rng, shape, float(rng.uniform(0, 10)))
+    own_tilt = _plane(rng, shape, float(rng.uniform(0, 20)))
     follow = np.float32(rng.uniform(0.1, 0.45))
     middle = np.float32(0.5 * recipe.relief_um)
     junction = (

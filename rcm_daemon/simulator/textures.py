@@ -22,7 +22,8 @@ HONEYCOMB_SPACING_UM = (27.0, 22.0, 18.0, 15.0, 12.5, 10.5)
 
 def _gel(rng: np.random.Generator, shape: Shape) -> Grid:
     sparks = np.maximum(fields.smooth_noise(rng, shape, 5.0) - np.float32(2.4), 0)
-    return np.float32(0.08) + np.float32(0.03) * fields.cloud_noise(rng, shape, 80.0) + np.float32(0.5) * sparks
+    haze = np.float32(0.08) + np.float32(0.03) * fields.cloud_noise(rng, shape, 80.0)
+    return np.asarray(haze + np.float32(0.5) * sparks, dtype=np.float32)
 
 
 def _corneum(rng: np.random.Generator, recipe: Recipe, shape: Shape) -> Grid:
@@ -42,9 +43,11 @@ def _cells(rng: np.random.Generator, recipe: Recipe, shape: Shape, spacing_um: f
     strength = np.float32(recipe.wall_strength * rng.uniform(0.85, 1.15))
     floor = np.float32(rng.uniform(0.1, 0.2))
     if recipe.cells == "ridges":
-        noise = fields.bandpass_noise(rng, shape, spacing_um * 1.05, bandwidth=0.13 + 0.25 * recipe.cell_jitter)
+        noise = fields.bandpass_noise(
+            rng, shape, spacing_um * 1.05, bandwidth=0.13 + 0.25 * recipe.cell_jitter
+        )
         mesh = 1 / (1 + np.exp(np.float32(2.6) * (noise - np.float32(0.35))))
-        return floor + strength * mesh.astype(np.float32) * np.float32(0.85)
+        return np.asarray(floor + strength * mesh.astype(np.float32) * np.float32(0.85), dtype=np.float32)
     points = fields.scattered_points(rng, shape, spacing_um, recipe.cell_jitter)
     nearest, cell = fields.voronoi_cells(points, shape, city_block=recipe.cells == "facets")
     reach = nearest / np.float32(0.5 * spacing_um)
@@ -64,22 +67,28 @@ def _cells(rng: np.random.Generator, recipe: Recipe, shape: Shape, spacing_um: f
         )
         granules = np.float32(0.16 * (1 - depth)) * fields.smooth_noise(rng, shape, 2.5)
         layer += granules * (1 - wall)
-    dark = np.exp(-((reach / np.float32(0.42)) ** 2)) * np.float32(recipe.nucleus_strength * (1 - 0.6 * depth))
+    dark = np.exp(-((reach / np.float32(0.42)) ** 2)) * np.float32(
+        recipe.nucleus_strength * (1 - 0.6 * depth)
+    )
     seen = (rng.uniform(size=len(points)) < 0.75).astype(np.float32)[cell]
-    return layer * (1 - dark * seen)
+    return np.asarray(layer * (1 - dark * seen), dtype=np.float32)
 
 
-def _honeycomb(rng: np.random.Generator, recipe: Recipe, shape: Shape, depth: float, spacing_um: float) -> Grid:
+def _honeycomb(
+    rng: np.random.Generator, recipe: Recipe, shape: Shape, depth: float, spacing_um: float
+) -> Grid:
     layer = _cells(rng, recipe, shape, spacing_um * recipe.cell_scale, depth)
     if recipe.lesional:  # disarranged: cells of another size, and smeared out, in patches
-        other = _cells(rng, recipe, shape, spacing_um * recipe.cell_scale * float(rng.uniform(1.2, 1.7)), depth)
+        other = _cells(
+            rng, recipe, shape, spacing_um * recipe.cell_scale * float(rng.uniform(1.2, 1.7)), depth
+        )
         share = 1 / (1 + np.exp(-3 * fields.smooth_noise(rng, shape, 70.0)))
-        layer = layer * (1 - share) + other * share
+        layer = np.asarray(layer * (1 - share) + other * share, dtype=np.float32)
         faded = np.float32(0.6) / (1 + np.exp(-3 * fields.smooth_noise(rng, shape, 90.0)))
-        layer = layer * (1 - faded) + faded * np.float32(layer.mean())
+        layer = np.asarray(layer * (1 - faded) + faded * np.float32(layer.mean()), dtype=np.float32)
     # Honeycomb is never equally clear everywhere.
-    faded = np.float32(rng.uniform(0.2, 0.8)) / (1 + np.exp(-2 * fields.smooth_noise(rng, shape, 60.0) + 1))
-    return layer + faded * (np.float32(layer.mean()) - layer)
+    faded = np.float32(rng.uniform(0.3, 1.0)) / (1 + np.exp(-2 * fields.smooth_noise(rng, shape, 60.0) + 1))
+    return np.asarray(layer + faded * (np.float32(layer.mean()) - layer), dtype=np.float32)
 
 
 def _basal(rng: np.random.Generator, recipe: Recipe, shape: Shape) -> Grid:
@@ -89,10 +98,13 @@ def _basal(rng: np.random.Generator, recipe: Recipe, shape: Shape) -> Grid:
     own = np.clip(rng.normal(1, 0.35, len(points)), 0.2, 2).astype(np.float32)[cell]
     bright = own * np.clip(np.float32(1.15) - nearest / np.float32(0.62 * spacing), 0, 1)
     patches = np.clip(1 + np.float32(0.3) * fields.smooth_noise(rng, shape, 60.0), 0.3, 2)
-    return np.float32(0.12) + np.float32(recipe.basal_brightness) * bright * patches * np.float32(0.75)
+    light = np.float32(recipe.basal_brightness) * bright * patches * np.float32(0.75)
+    return np.asarray(np.float32(0.12) + light, dtype=np.float32)
 
 
-def _fibres(rng: np.random.Generator, recipe: Recipe, shape: Shape, width_um: float, length_um: float, order: float) -> Grid:
+def _fibres(
+    rng: np.random.Generator, recipe: Recipe, shape: Shape, width_um: float, length_um: float, order: float
+) -> Grid:
     if recipe.collagen == "drawn":
         return fields.drawn_fibres(rng, shape, width_um, length_um, float(rng.uniform(0.35, 0.8)))
     return fields.fibre_noise(rng, shape, width_um, length_um, order=order)
@@ -116,7 +128,10 @@ def _dermis(rng: np.random.Generator, recipe: Recipe, shape: Shape) -> list[Grid
     vessels = _vessels(rng, shape)
     return [
         (floor + np.float32(0.6) * light * thin) * dark * np.sqrt(cloud),
-        (floor + np.float32(0.75) * light * (np.float32(0.6) * net + np.float32(0.4) * thin)) * (dark + 1) / 2 * cloud,
+        (floor + np.float32(0.75) * light * (np.float32(0.6) * net + np.float32(0.4) * thin))
+        * (dark + 1)
+        / 2
+        * cloud,
         (floor + light * (np.float32(0.75) * bundles + np.float32(0.3) * thin)) * cloud * vessels,
         (floor + light * (np.float32(0.75) * coarse + np.float32(0.3) * bundles)) * cloud * vessels,
     ]

@@ -54,7 +54,9 @@ def build_tissue(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, int
     """Build one site; `shape` is its extent in um."""
     relief = build_relief(rng, recipe, shape)
     layers = build_layers(rng, recipe, shape)
-    clouds = np.exp(np.float32(recipe.cloudiness) * fields.cloud_noise(rng, shape, float(rng.uniform(80, 220))))
+    clouds = np.exp(
+        np.float32(recipe.cloudiness) * fields.cloud_noise(rng, shape, float(rng.uniform(80, 220)))
+    )
     thin, net = rng.uniform(10, 24), rng.uniform(14, 34)
     slope_x = cv2.Sobel(relief.junction, cv2.CV_32F, 1, 0, scale=1 / 8)
     slope_y = cv2.Sobel(relief.junction, cv2.CV_32F, 0, 1, scale=1 / 8)
@@ -78,7 +80,10 @@ def _ramp(depth: Grid, middle: float | Grid, width: float) -> Grid:
 
 
 def layer_coordinate(tissue: Tissue, z_um: float, window: tuple[slice, slice]) -> Grid:
-    """Which texture a section meets at every position: the integer part names one, the rest the share of the next."""
+    """Which texture a section meets at every position of a window.
+
+    The integer part is the number of a layer, the rest the share of the next one.
+    """
     z = np.float32(z_um)
     below = z - tissue.relief.surface[window]
     corneum = tissue.relief.corneum[window]
@@ -120,8 +125,8 @@ def section(
     coordinate = layer_coordinate(tissue, z_um, window)
     n_layers, rows, columns = tissue.layers.shape
     lower = np.minimum(coordinate.astype(np.int32), n_layers - 2)
-    share = coordinate - lower
-    # Cells are bodies: the honeycomb changes from one layer of cells to the next, it does not fade all the way.
+    share = coordinate - lower.astype(np.float32)
+    # Cells are bodies: the honeycomb changes from one layer of cells to the next, it does not fade.
     sharp = np.clip((share - np.float32(0.5)) * np.float32(2.2) + np.float32(0.5), 0, 1)
     share = np.where((lower >= HONEYCOMB) & (lower < HONEYCOMB + 5), sharp, share)
     base = (np.arange(*window[0].indices(rows), dtype=np.int32) * columns)[:, None] + np.arange(
@@ -131,6 +136,6 @@ def section(
     flat = tissue.layers.reshape(-1)
     upper = flat[index]
     light = upper + share * (flat[index + np.int32(rows * columns)] - upper)
-    light *= tissue.clouds[window]
+    light = np.asarray(light * tissue.clouds[window], dtype=np.float32)
     add_inclusions(light, tissue.inclusions, z_um, origin, rng)
     return light

@@ -1,8 +1,9 @@
 """Random views of training slices: one affine warp, then what changes between instruments.
 
-The warp is the paper's (shear, zoom, rotation, stretch, flips) in one resampling; brightness, contrast, gamma,
-speckle, blur, noise and vignette are what reflectance confocal microscopes do differently from one another. It all
-runs on whole batches in torch, on whatever device the batch lies, so it costs a small part of a training step.
+The warp is the paper's (shear, zoom, rotation, stretch, flips) in one resampling; brightness, contrast,
+gamma, speckle, blur, noise and vignette are what reflectance confocal microscopes do differently from one
+another. It all runs on whole batches in torch, on whatever device the batch lies, so it costs a small part of
+a training step.
 
 Shapes: B slices, S side.
 """
@@ -121,7 +122,10 @@ class Augmenter:
     def same_for_all(self, slices_BSS: torch.Tensor) -> torch.Tensor:
         """Augment all slices alike, as another instrument would have recorded the same stack."""
         n_slices = len(slices_BSS)
-        drawn = {name: value.expand(n_slices, *value.shape[1:]) for name, value in self._draw(1, slices_BSS.device).items()}
+        drawn = {
+            name: value.expand(n_slices, *value.shape[1:])
+            for name, value in self._draw(1, slices_BSS.device).items()
+        }
         return self._in_chunks(slices_BSS, drawn)
 
     def _in_chunks(self, slices_BSS: torch.Tensor, drawn: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -130,7 +134,9 @@ class Augmenter:
         augmented_BSS = torch.empty(slices_BSS.shape, dtype=torch.float32, device=slices_BSS.device)
         for start in range(0, len(slices_BSS), chunk):
             part = slice(start, start + chunk)
-            augmented_BSS[part] = self._apply(slices_BSS[part], {name: value[part] for name, value in drawn.items()})
+            augmented_BSS[part] = self._apply(
+                slices_BSS[part], {name: value[part] for name, value in drawn.items()}
+            )
         return augmented_BSS
 
     def _uniform(self, n_slices: int, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The data-set manifest: one CSV, one row a slice, and everything that can be wrong with it said at once.
 
-Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, reader_1, reader_2,
-true_label. `file` is relative to the CSV, `slice` the 0-based page in it, `label` the readers' consensus.
+Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, reader_1,
+reader_2, true_label. `file` is relative to the CSV, `slice` the 0-based page in it, `label` the readers'
+consensus.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import hashlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MANIFEST_NAME = "manifest.csv"
 REQUIRED_COLUMNS = ("stack", "patient", "site", "file", "slice", "z_um", "pixel_size_um", "label")
@@ -43,7 +47,8 @@ class LabelledStack:
     labels
         Readers' consensus, int64 [n], indices into STRATA.
     readings
-        Further labels by column name (reader_1, reader_2, true_label), each int64 [n]; absent columns are absent.
+        Further labels by column name (reader_1, reader_2, true_label), each int64 [n]; absent columns are
+        absent.
     """
 
     stack: str
@@ -113,8 +118,8 @@ def load_data_set(path: Path) -> DataSet:
     Raises
     ------
     DataSetError
-        Listing every fault: unreadable numbers, unknown labels, missing files, a stack with two patients or two
-        pitches, repeated slices or depths, a patient without a name.
+        Listing every fault: unreadable numbers, unknown labels, missing files, a stack with two patients or
+        two pitches, repeated slices or depths, a patient without a name.
     """
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
@@ -124,7 +129,9 @@ def load_data_set(path: Path) -> DataSet:
     reader = csv.DictReader(text.splitlines())
     missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise DataSetError(f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}")
+        raise DataSetError(
+            f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}"
+        )
     rows_of: dict[str, list[_Row]] = defaultdict(list)
     faults: list[str] = []
     for number, cells in enumerate(reader, start=2):
@@ -162,9 +169,8 @@ class _Row:
 
 def _parse_row(cells: dict[str, str], folder: Path, where: str, faults: list[str]) -> _Row | None:
     before = len(faults)
-    for name in ("stack", "patient", "file"):
-        if not (cells.get(name) or "").strip():
-            faults.append(f"{where} has no {name}")
+    named = ("stack", "patient", "file")
+    faults.extend(f"{where} has no {name}" for name in named if not (cells.get(name) or "").strip())
     numbers = {}
     for name, rule in (("slice", "a whole number from 0"), ("z_um", "a depth"), ("pixel_size_um", "above 0")):
         try:
@@ -221,7 +227,10 @@ def _check_stack(rows: list[_Row], faults: list[str]) -> None:
             faults.append(f"stack {first.stack} must have one {name}, got {', '.join(values)}")
     seen: dict[object, str] = {}
     for row in rows:
-        for key, what in (((row.file, row.page), f"page {row.page} of {row.file.name}"), (row.z_um, f"z {row.z_um} um")):
+        for key, what in (
+            ((row.file, row.page), f"page {row.page} of {row.file.name}"),
+            (row.z_um, f"z {row.z_um} um"),
+        ):
             if key in seen:
                 faults.append(f"{row.where} repeats {what} of stack {row.stack}, first in {seen[key]}")
             seen.setdefault(key, row.where)

@@ -1,4 +1,4 @@
-"""Write data sets of phantom stacks: TIFF stacks, the slice manifest, and the table of stacks with the truth."""
+"""Write data sets of phantom stacks: TIFFs, the slice manifest, and the table of stacks with the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ MANIFEST_COLUMNS = (
 STACK_COLUMNS = (
     "stack", "patient", "site", "family", "seed", "lesional", "n_slices", "z_step_um",
     "epidermis_dej_um", "dej_dermis_um", "true_epidermis_dej_um", "true_dej_dermis_um",
-    "reader_1_epidermis_dej_um", "reader_1_dej_dermis_um", "reader_2_epidermis_dej_um", "reader_2_dej_dermis_um",
+    "reader_1_epidermis_dej_um", "reader_1_dej_dermis_um",
+    "reader_2_epidermis_dej_um", "reader_2_dej_dermis_um",
 )  # fmt: skip
 PARAMETERS_SCHEMA = "rcm-phantom-set-1"
 
@@ -123,7 +124,7 @@ def write_stack(path: Path, phantom: Phantom) -> None:
             slices,
             imagej=True,
             resolution=(per_um, per_um),
-            metadata={"axes": "ZYX", "spacing": phantom.z_step_um, "unit": "um", "Labels": None},
+            metadata={"axes": "ZYX", "spacing": phantom.z_step_um, "unit": "um"},
         )
         os.replace(temporary, path)
     finally:
@@ -163,7 +164,12 @@ def _stack_row(plan: StackPlan, phantom: Phantom) -> dict[str, str]:
         "z_step_um": f"{phantom.z_step_um:g}",
     }
     first, second = phantom.reader_boundaries_um
-    pairs = (("", phantom.boundaries_um), ("true_", phantom.true_boundaries_um), ("reader_1_", first), ("reader_2_", second))
+    pairs = (
+        ("", phantom.boundaries_um),
+        ("true_", phantom.true_boundaries_um),
+        ("reader_1_", first),
+        ("reader_2_", second),
+    )
     for prefix, boundaries in pairs:
         row[f"{prefix}epidermis_dej_um"] = f"{float(boundaries[0]):.3f}"
         row[f"{prefix}dej_dermis_um"] = f"{float(boundaries[1]):.3f}"
@@ -218,8 +224,12 @@ def _claim(out: Path, parameters: SetParameters) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DataSetError(f"{path} must be the JSON a phantom set was begun with, but is not JSON") from error
-        other = {k: v for k, v in found.items() if wanted.get(k) != v} if isinstance(found, dict) else {"": found}
+            raise DataSetError(
+                f"{path} must be the JSON a phantom set was begun with, but is not JSON"
+            ) from error
+        other = (
+            {k: v for k, v in found.items() if wanted.get(k) != v} if isinstance(found, dict) else {"": found}
+        )
         if other or found.keys() != wanted.keys():
             names = ", ".join(f"{k}={v!r} there, {wanted.get(k)!r} asked for" for k, v in other.items())
             raise DataSetError(
@@ -228,7 +238,9 @@ def _claim(out: Path, parameters: SetParameters) -> None:
             )
         return
     if out.exists() and any(out.iterdir()):
-        raise DataSetError(f"a phantom set needs an empty folder or one it has begun itself, but {out} holds other files")
+        raise DataSetError(
+            f"a phantom set needs an empty folder or one it has begun itself, but {out} holds other files"
+        )
     (out / "stacks").mkdir(parents=True, exist_ok=True)
     _write_text(path, json.dumps(wanted, indent=2) + "\n")
 
@@ -287,11 +299,13 @@ def write_phantom_set(
     """
     unknown = [name for name in families if name not in FAMILIES]
     if unknown or not families:
-        raise DataSetError(f"phantom families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
+        raise DataSetError(
+            f"phantom families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}"
+        )
     if n_stacks < 1 or seed < 0 or stacks_per_patient < 1 or min(shape) < 32 or pixel_size_um <= 0:
         raise DataSetError(
-            "a phantom set needs 1 stack or more, a seed of 0 or more, 1 stack or more a patient, 32 rows and columns "
-            f"or more and a pitch above 0 um, got n_stacks={n_stacks}, seed={seed}, "
+            "a phantom set needs 1 stack or more, a seed of 0 or more, 1 stack or more a patient, 32 rows "
+            f"and columns or more and a pitch above 0 um, got n_stacks={n_stacks}, seed={seed}, "
             f"stacks_per_patient={stacks_per_patient}, shape={shape}, pixel_size_um={pixel_size_um}"
         )
     parameters = SetParameters(

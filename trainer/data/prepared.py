@@ -1,9 +1,9 @@
 """Slices brought once to the network's input size and kept as one uint8 array on disk.
 
-Every slice goes through the bundle's own way in (`to_field`, then the network's antialiased `resize`), so a network
-trained on the prepared array sees what the daemon's graph will see, but for rounding to whole grey levels (at most
-half a level; the array is four times smaller for it). Preparing runs in worker processes and resumes where it
-stopped; what is done is marked a stack at a time.
+Every slice goes through the bundle's own way in (`to_field`, then the network's antialiased `resize`), so a
+network trained on the prepared array sees what the daemon's graph will see, but for rounding to whole grey
+levels (at most half a level; the array is four times smaller for it). Preparing runs in worker processes and
+resumes where it stopped; what is done is marked a stack at a time.
 """
 
 from __future__ import annotations
@@ -12,39 +12,26 @@ import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rcm_daemon.bundle.field import to_field
-from rcm_daemon.errors import DataSetError, RcmError
+from rcm_daemon.errors import DataSetError
+from rcm_daemon.readers.opening import open_stack
 from trainer.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from trainer.data.manifest import DataSet, LabelledStack
 
-try:
-    from rcm_daemon.readers import open_stack
-except ImportError:  # TEMPORARY until the readers exist
-    import tifffile
-
-    class _Plain:
-        def __init__(self, path):
-            self.file = tifffile.TiffFile(path)
-            self.max_value = 0
-
-        def read(self, index):
-            return self.file.pages[index].asarray()
-
-    def open_stack(path, z_step_um=None, pixel_size_um=None):
-        return _Plain(path)
-
-
 FIELD_SHAPE = (1000, 1000)
 FIELD_PIXEL_SIZE_UM = 0.5
+
+_Job = tuple["LabelledStack", int, "Path", int]
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,7 @@ def prepare(data: DataSet, size: int, cache: Path, n_workers: int = 2) -> Prepar
     cache
         Folder for prepared arrays; one sub-folder for each data set and size.
     n_workers
-        Worker processes.
+        Worker processes; 1 works in this one.
 
     Raises
     ------
@@ -99,31 +86,41 @@ def prepare(data: DataSet, size: int, cache: Path, n_workers: int = 2) -> Prepar
     if not (array_path.is_file() and done_path.is_file()):
         np.lib.format.open_memmap(array_path, "w+", np.uint8, (data.n_slices, size, size)).flush()
         np.save(done_path, np.zeros(len(data.stacks), bool))
-        (folder / "about.json").write_text(json.dumps({"manifest": str(data.path), "digest": data.digest, "size": size}))
+        (folder / "about.json").write_text(
+            json.dumps({"manifest": str(data.path), "digest": data.digest, "size": size})
+        )
     done = np.load(done_path)
     if len(done) != len(data.stacks):
         raise DataSetError(f"a prepared set must fit its manifest, {folder} does not: remove that folder")
     todo = np.flatnonzero(~done).tolist()
+    starts = data.starts
     if todo:
-        starts = data.starts
-        context = multiprocessing.get_context("spawn")
-        with (
-            progress_bar("preparing slices", len(todo), "stacks") as advance,
-            ProcessPoolExecutor(n_workers, mp_context=context, initializer=_single_thread) as pool,
-        ):
-            jobs = {
-                pool.submit(_prepare_stack, data.stacks[i], size, array_path, int(starts[i])): i for i in todo
-            }
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    done[jobs[job]] = True
-                    np.save(done_path, done)
-                    advance(1, "")
-            except RcmError:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with progress_bar("preparing slices", len(todo), "stacks") as advance:
+            jobs = [(data.stacks[i], size, array_path, int(starts[i])) for i in todo]
+            for number in _in_any_order(jobs, n_workers):
+                done[todo[number]] = True
+                np.save(done_path, done)
+                advance(1, "")
     return PreparedSet(data, np.load(array_path, mmap_mode="r"))
+
+
+def _in_any_order(jobs: list[_Job], n_workers: int) -> Iterator[int]:
+    """Do all jobs and give the number of each when it is done."""
+    if n_workers <= 1:
+        for number, job in enumerate(jobs):
+            _prepare_stack(*job)
+            yield number
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_single_thread) as pool:
+        pending = {pool.submit(_prepare_stack, *job): number for number, job in enumerate(jobs)}
+        try:
+            for finished in as_completed(pending):
+                finished.result()
+                yield pending[finished]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _single_thread() -> None:
@@ -134,29 +131,22 @@ def _single_thread() -> None:
     cv2.setNumThreads(1)
 
 
-@lru_cache(maxsize=1)
-def _opened(path: Path, z_step_um: float, pixel_size_um: float):  # type: ignore[no-untyped-def]
-    return open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um)
-
-
-def field_of_slice(stack: LabelledStack, index: int) -> np.ndarray:
-    """Slice `index` of a stack at the bundle's field, uint8 [1000, 1000].
+def fields_of_stack(stack: LabelledStack) -> Iterator[np.ndarray]:
+    """Slices of a stack from shallow to deep at the bundle's field, each uint8 [1000, 1000].
 
     Raises
     ------
     RcmError
-        If the file cannot be read, or has no such page.
+        If a file cannot be read, or has no such page.
     """
-    # The manifest's depths and pitch are the ones that count; a step is named only so that files without any open.
-    recorded = _opened(stack.files[index], 1.0, stack.pixel_size_um)
-    try:
-        image = recorded.read(stack.pages[index])
-    except IndexError as error:
-        raise DataSetError(
-            f"stack {stack.stack} must have the pages its manifest names, {stack.files[index]} has no page "
-            f"{stack.pages[index]}"
-        ) from error
-    return to_field(image, stack.pixel_size_um, recorded.max_value, FIELD_SHAPE, FIELD_PIXEL_SIZE_UM)[0]
+    for path, run in groupby(range(stack.n_slices), key=lambda index: stack.files[index]):
+        # The manifest's depths and pitch count; a step is named only so that files that state none open.
+        with open_stack(path, z_step_um=1.0, pixel_size_um=stack.pixel_size_um) as recorded:
+            for index in run:
+                image = recorded.read(stack.pages[index])
+                yield to_field(
+                    image, stack.pixel_size_um, recorded.max_value, FIELD_SHAPE, FIELD_PIXEL_SIZE_UM
+                )[0]
 
 
 def _prepare_stack(stack: LabelledStack, size: int, array_path: Path, start: int) -> None:
@@ -165,7 +155,7 @@ def _prepare_stack(stack: LabelledStack, size: int, array_path: Path, start: int
     from trainer.networks.preprocess import resize
 
     slices = np.load(array_path, mmap_mode="r+")
-    for index in range(stack.n_slices):
-        field_1RC = torch.from_numpy(np.ascontiguousarray(field_of_slice(stack, index))).unsqueeze(0)
-        slices[start + index] = resize(field_1RC, size)[0].round().clamp(0, 255).to(torch.uint8).numpy()
+    for row, field in enumerate(fields_of_stack(stack), start=start):
+        field_1RC = torch.from_numpy(np.ascontiguousarray(field)).unsqueeze(0)
+        slices[row] = resize(field_1RC, size)[0].round().clamp(0, 255).to(torch.uint8).numpy()
     slices.flush()

@@ -62,7 +62,7 @@ class Split:
         path.write_text(json.dumps({**self._content(), "digest": self.digest}, indent=1) + "\n")
 
     def stack_indices(self, data: DataSet, part: str) -> np.ndarray:
-        """Indices into `data.stacks` of the stacks of one part, increasing."""
+        """Give the indices into `data.stacks` of the stacks of one part, increasing."""
         patients = set(self.patients[part])
         return np.array([i for i, stack in enumerate(data.stacks) if stack.patient in patients], np.int64)
 
@@ -70,8 +70,8 @@ class Split:
 def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES) -> Split:
     """Draw a split: whole patients, each part alike in stacks, strata and families.
 
-    Patients are taken in random order, the ones with most stacks first, and each goes where it brings the parts
-    nearest to their shares of stacks, of slices of every stratum, and of stacks of every family.
+    Patients are taken in random order, the ones with most stacks first, and each goes where it brings the
+    parts nearest to their shares of stacks, of slices of every stratum, and of stacks of every family.
 
     Parameters
     ----------
@@ -92,7 +92,9 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
     patients = np.array(data.patients)
     n_parts = sum(share > 0 for share in shares)
     if len(patients) < n_parts:
-        raise DataSetError(f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}")
+        raise DataSetError(
+            f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}"
+        )
     families = sorted({stack.family for stack in data.stacks})
     traits = np.zeros((len(patients), 1 + len(STRATA) + len(families)))
     row_of = {patient: row for row, patient in enumerate(patients)}
@@ -140,12 +142,18 @@ def load_split(path: Path, data: DataSet) -> Split:
         )
         digest = content["digest"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataSetError(f"a split must be a JSON file written by this program, {path} is not: {error!r}") from error
+        raise DataSetError(
+            f"a split must be a JSON file written by this program, {path} is not: {error!r}"
+        ) from error
     check_split(split, data)
     if digest != split.digest:
-        raise DataSetError(f"a split must be left as it was drawn, the digest stored in {path} is not that of its patients")
+        raise DataSetError(
+            f"a split must be left as it was drawn, the digest stored in {path} is not that of its patients"
+        )
     if split.data_digest != data.digest:
-        raise DataSetError(f"a split belongs to one data set, {path} was drawn from other data than {data.path}")
+        raise DataSetError(
+            f"a split belongs to one data set, {path} was drawn from other data than {data.path}"
+        )
     return split
 
 
@@ -167,4 +175,13 @@ def check_split(split: Split, data: DataSet) -> None:
             seen[patient] = part
     missing = [patient for patient in data.patients if patient not in seen]
     if missing:
-        raise DataSetError(f"every patient must be in a part, {len(missing)} are in none, the first is {missing[0]}")
+        raise DataSetError(
+            f"every patient must be in a part, {len(missing)} are in none, the first is {missing[0]}"
+        )
+
+
+def z_steps(data: DataSet, split: Split) -> list[float]:
+    """Smallest and largest median slice spacing of the training stacks in um, rounded to 0.01."""
+    stacks = [data.stacks[index] for index in split.stack_indices(data, "train")]
+    medians = [float(np.median(np.diff(stack.z_um))) for stack in stacks if stack.n_slices > 1]
+    return [round(min(medians), 2), round(max(medians), 2)] if medians else [1.5, 5.0]

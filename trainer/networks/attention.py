@@ -1,8 +1,8 @@
-"""Toeplitz attention of Bozkurt et al. 2021: one learned kernel over the neighbouring slices, the same at every depth.
+"""Toeplitz attention of Bozkurt et al. 2021: one learned kernel over neighbouring slices.
 
-Our kernel is their a: 2D+1 non-negative weights that sum to one, here the softmax of free logits. At the ends of a
-stack, where a neighbour is missing, the remaining weights are scaled to sum to one again: live, the newest slice
-always stands at an end.
+Our kernel is their a: 2D+1 non-negative weights that sum to one, here the softmax of free logits. At the ends
+of a stack, where a neighbour is missing, the remaining weights are scaled to sum to one again: live, the
+newest slice always stands at an end.
 
 Shapes: B stacks, N slices (padded), H encoding values, W = 2D+1.
 """

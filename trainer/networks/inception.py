@@ -1,10 +1,11 @@
 """Inception-V3 for single-channel slices, with the extra 256-value layer of Bozkurt et al. 2021.
 
-Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016. Parameter names and shapes are
-torchvision's at width 1, so that its ImageNet weights load from a file; `width` scales every channel count.
+Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016. Parameter names and shapes
+are torchvision's at width 1, so that its ImageNet weights load from a file; `width` scales every channel
+count.
 
-Shapes: B slices, S side of the input, H/W rows and columns of a feature map, F pooled features (2048 at width 1),
-E embedding values (256), K classes (3).
+Shapes: B slices, S side of the input, H/W rows and columns of a feature map, F pooled features (2048 at width
+1), E embedding values (256), K classes (3).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from rcm_daemon.errors import DataSetError
 from trainer.networks.preprocess import resize, standardise
+from trainer.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,7 +217,9 @@ class InceptionStrata(nn.Module):
     def __init__(self, width: float = 1.0, size: int = 299, dropout: float = 0.2) -> None:
         super().__init__()
         if size < SMALLEST_INPUT:
-            raise DataSetError(f"an Inception-V3 input must be at least {SMALLEST_INPUT} pixels wide, got {size}")
+            raise DataSetError(
+                f"an Inception-V3 input must be at least {SMALLEST_INPUT} pixels wide, got {size}"
+            )
         self.size = size
         c32, c64, c80 = scaled(32, width), scaled(64, width), scaled(80, width)
         self.Conv2d_1a_3x3 = BasicConv2d(1, c32, kernel_size=3, stride=2)
@@ -252,7 +256,8 @@ class InceptionStrata(nn.Module):
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
         x = self.Mixed_6e(self.Mixed_6d(x))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return x.mean(dim=(2, 3))
+        pooled_BF: torch.Tensor = x.mean(dim=(2, 3))
+        return pooled_BF
 
     def embed(self, field_BSS: torch.Tensor) -> torch.Tensor:
         """Map slices [B, S, S] in grey levels 0..255 to embeddings [B, 256], before the non-linearity."""
@@ -274,10 +279,7 @@ class InceptionStrata(nn.Module):
         DataSetError
             If the network is not of width 1, or the file lacks or misshapes a trunk parameter.
         """
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise DataSetError(f"ImageNet weights must be a torch state-dict file, {path} is not: {error}") from error
+        state = read_torch_file(path, "the file of ImageNet weights")
         self.load_state_dict({**self.state_dict(), **_trunk(state, self.state_dict(), path)})
 
 
@@ -288,13 +290,15 @@ def _trunk(
     first = "Conv2d_1a_3x3.conv.weight"
     if first in trunk:
         trunk[first] = trunk[first].sum(dim=1, keepdim=True)
-    wanted = {name: value.shape for name, value in own.items() if not name.startswith(("fc_embedding.", "fc."))}
+    wanted = {
+        name: value.shape for name, value in own.items() if not name.startswith(("fc_embedding.", "fc."))
+    }
     faults = [name for name in wanted if name not in trunk or trunk[name].shape != wanted[name]]
     faults += [name for name in trunk if name not in wanted]
     if faults:
         raise DataSetError(
-            f"ImageNet weights must be torchvision's inception_v3 and the network of width 1, but {len(faults)} "
-            f"parameters of {path} do not fit, the first is {faults[0]}"
+            f"ImageNet weights must be torchvision's inception_v3 and the network of width 1, but "
+            f"{len(faults)} parameters of {path} do not fit, the first is {faults[0]}"
         )
     return trunk
 

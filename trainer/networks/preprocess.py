@@ -15,7 +15,7 @@ Shapes: B slices, R rows, C columns, S side of the network's input.
 
 from __future__ import annotations
 
-import torch
+import torch  # noqa: TC002
 from torch.nn import functional
 
 STANDARD_DEVIATION_FLOOR = 4.0
@@ -39,7 +39,11 @@ def resize(slices_BRC: torch.Tensor, size: int) -> torch.Tensor:
         Resize (linear, half_pixel, antialias=1, exclude_outside=1).
     """
     return functional.interpolate(
-        slices_BRC.unsqueeze(1).float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        slices_BRC.unsqueeze(1).float(),
+        size=(size, size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
     ).squeeze(1)
 
 

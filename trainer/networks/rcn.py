@@ -1,7 +1,7 @@
-"""The recurrent network over a stack's embeddings: encoder, attention, decoder (Bozkurt et al. 2021, Fig. 3 and 4).
+"""The recurrent network over a stack's embeddings: encoder, attention, decoder (Bozkurt et al. 2021).
 
-The decoder is one fully connected layer over [context, its own class probabilities at the slice above]; the feedback
-is the soft output, zeros above the first slice, in training as in use (no teacher forcing).
+The decoder is one fully connected layer over [context, its own class probabilities at the slice above]; the
+feedback is the soft output, zeros above the first slice, in training as in use (no teacher forcing).
 
 Shapes: B stacks, N slices (padded), E embedding values (256), H hidden values a direction, K classes (3).
 """

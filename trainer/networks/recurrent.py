@@ -1,16 +1,17 @@
 """Bidirectional gated recurrent units with real recurrent dropout, over stacks of different lengths.
 
-Cho et al. 2014, in the variant of cuDNN and torch (the reset gate acts after the matrix product), with torch's
-parameter names and layout, so that the exported graph is a standard ONNX GRU with linear_before_reset=1.
+Cho et al. 2014, in the variant of cuDNN and torch (the reset gate acts after the matrix product), with
+torch's parameter names and layout, so that the exported graph is a standard ONNX GRU with
+linear_before_reset=1.
 
-Recurrent dropout is variational (Gal and Ghahramani 2016), as Keras's `recurrent_dropout` means it: one mask a
-sequence and direction, the same at every slice, on the hidden state inside the matrix products only; the state
-that is carried on stays whole. torch's own GRU has no such thing, hence this loop.
+Recurrent dropout is variational (Gal and Ghahramani 2016), as Keras's `recurrent_dropout` means it: one mask
+a sequence and direction, the same at every slice, on the hidden state inside the matrix products only; the
+state that is carried on stays whole. torch's own GRU has no such thing, hence this loop.
 
 Sequences count as packed: the backward direction starts at a stack's last real slice, never in the padding.
 
-Shapes: B stacks, N slices (padded), I inputs, H hidden values a direction, G = 3H gates (reset, update, candidate),
-2 directions (down, up).
+Shapes: B stacks, N slices (padded), I inputs, H hidden values a direction, G = 3H gates (reset, update,
+candidate), 2 directions (down, up).
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class BidirectionalGru(nn.Module):
             recurrent_2BG = torch.baddbmm(bias_hh_21G, seen_2BH, weight_hh_2HG)
             reset_update = torch.sigmoid(gates_2BG[..., : 2 * n_hidden] + recurrent_2BG[..., : 2 * n_hidden])
             reset_2BH, update_2BH = reset_update.chunk(2, -1)
-            candidate_2BH = torch.tanh(gates_2BG[..., 2 * n_hidden :] + reset_2BH * recurrent_2BG[..., 2 * n_hidden :])
+            candidate_2BH = torch.tanh(
+                gates_2BG[..., 2 * n_hidden :] + reset_2BH * recurrent_2BG[..., 2 * n_hidden :]
+            )
             state_2BH = candidate_2BH + update_2BH * (state_2BH - candidate_2BH)
             states.append(state_2BH)
         down_BNH, up_BNH = torch.stack(states, 2)

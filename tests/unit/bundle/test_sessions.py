@@ -196,13 +196,13 @@ def test_external_data_is_refused_wherever_it_lies(
     folder = tmp_path / "bundle"
     weights = {
         "working directory": tmp_path / "weights.bin",
-        "bundle": folder / "MODEL_CARD.md",
+        "bundle": folder / "weights.bin",
         "outside": tmp_path.parent / "weights.bin",
         "absolute": tmp_path / "weights.bin",
     }[place]
     location = {
         "working directory": "weights.bin",
-        "bundle": "bundle/MODEL_CARD.md",
+        "bundle": "bundle/weights.bin",
         "outside": "../weights.bin",
         "absolute": str(weights),
     }[place]

@@ -1,0 +1,51 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11 or later: make demo, make test.
+PYTHON ?= python3
+DEV := .venv
+BASE := .venv-base
+BIN := $(DEV)/bin
+export BASE_PYTHON := $(CURDIR)/$(BASE)/bin/python
+export MPLBACKEND := Agg
+
+.PHONY: demo test lint unit system slow gpu docs clean
+
+demo: $(BASE)/.ready
+	$(BASE)/bin/rcm-daemon demo
+
+test: lint unit system
+
+lint: $(DEV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(DEV)/.ready
+	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu"
+
+system: $(DEV)/.ready $(BASE)/.ready
+	$(BIN)/python -m pytest tests/system -m "not slow and not gpu"
+
+slow: $(DEV)/.ready $(BASE)/.ready
+	$(BIN)/python -m pytest tests -m slow --timeout 7200
+
+gpu: $(DEV)/.ready
+	$(BIN)/python -m pytest tests -m gpu
+
+# What is generated and committed: schemas and the command-line reference; tests fail when they are stale.
+docs: $(DEV)/.ready
+	$(BIN)/rcm-daemon schema --out deploy/schemas
+	$(BIN)/python -m tests.command_line > docs/command-line.md
+
+# The daemon's own environment: no torch, no test tools.
+$(BASE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(DEV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,dev]"
+	touch $@
+
+clean:
+	rm -rf $(DEV) $(BASE) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,137 @@
+"""What `replay` writes: tables to the terminal, JSON lines, CSV rows and pictures."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from rcm_daemon.display.picture import draw_stack
+from rcm_daemon.display.table import stack_report
+from rcm_daemon.errors import RcmError, StackFileError
+from rcm_daemon.readers import open_stack
+from rcm_daemon.replay import Replayer
+from rcm_daemon.display.message_view import view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.core.message import StrataMessage
+    from rcm_daemon.replay import Replayed
+
+CSV_HEADER = (
+    "stack_id",
+    "index",
+    "z_um",
+    "label",
+    "probability_epidermis",
+    "probability_dej",
+    "probability_dermis",
+    "flags",
+)
+
+
+@dataclass(frozen=True)
+class ReplayOutputs:
+    """Where results go besides the terminal; `json` may be `-` for standard output."""
+
+    json: str | None = None
+    live_json: Path | None = None
+    csv: Path | None = None
+    plot: Path | None = None
+
+
+def replay_all(
+    paths: Sequence[Path],
+    networks: Networks,
+    outputs: ReplayOutputs,
+    *,
+    z_step_um: float | None = None,
+    pixel_size_um: float | None = None,
+    series: int | None = None,
+) -> int:
+    """Replay each stack and write what was asked for; returns how many stacks could not be replayed.
+
+    A stack that cannot be read is one sentence on standard error, and the next one follows.
+    """
+    to_stdout = outputs.json == "-"
+    console = Console(stderr=to_stdout)
+    replayer = Replayer(networks)
+    n_failed = 0
+    with ExitStack() as files:
+        json_file = sys.stdout if to_stdout else _open(files, outputs.json)
+        live_file = _open(files, outputs.live_json)
+        csv_file = _open(files, outputs.csv)
+        rows = csv.writer(csv_file) if csv_file else None
+        if rows:
+            rows.writerow(CSV_HEADER)
+        for path in paths:
+            try:
+                replayed = _replay_one(replayer, path, z_step_um, pixel_size_um, series)
+            except RcmError as error:
+                print(f"rcm-daemon: {error}", file=sys.stderr)
+                n_failed += 1
+                continue
+            final = replayed.final
+            if json_file:
+                print(final.to_json(), file=json_file, flush=True)
+            if live_file:
+                live_file.writelines(message.to_json() + "\n" for message in replayed.live)
+            if rows:
+                rows.writerows(_rows(final))
+            console.print(stack_report(view_of(final)))
+            if outputs.plot:
+                plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
+                draw_replayed(replayed, plot)
+                console.print(f"picture: {plot}")
+    return n_failed
+
+
+def draw_replayed(replayed: Replayed, path: Path, truth_um: tuple[float, float] | None = None) -> None:
+    """Draw a replayed stack, with the true boundaries where they are known."""
+    by_index = {index: place for place, index in enumerate(replayed.final.index)}
+    thumbnails = sorted(enumerate(replayed.thumbnails), key=lambda pair: by_index[pair[0]])
+    draw_stack(view_of(replayed.final, truth_um), [image for _, image in thumbnails], path)
+
+
+def _replay_one(
+    replayer: Replayer, path: Path, z_step_um: float | None, pixel_size_um: float | None, series: int | None
+) -> Replayed:
+    with open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series) as stack:
+        progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        with progress:
+            task = progress.add_task(stack.stack_id, total=stack.n_slices)
+            return replayer.replay(stack, lambda: progress.advance(task))
+
+
+def _open(files: ExitStack, path: str | Path | None) -> TextIO | None:
+    if path is None:
+        return None
+    try:
+        return files.enter_context(open(path, "w", encoding="utf-8", newline=""))
+    except OSError as error:
+        raise StackFileError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _rows(message: StrataMessage) -> list[list[object]]:
+    columns = (message.index, message.z_um, message.label, message.probability, message.flags)
+    return [
+        [message.stack_id, index, z_um, label, *probability, flags]
+        for index, z_um, label, probability, flags in zip(*columns, strict=True)
+    ]
+
+
+def _plot_path(path: Path, message: StrataMessage, *, several: bool) -> Path:
+    """Name a picture after its stack where there are several: FILE-<stack>.png."""
+    if not several:
+        return path
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in message.stack_id)
+    again = f"-{message.acquisition}" if message.acquisition > 1 else ""
+    return path.with_name(f"{path.stem}-{safe}{again}{path.suffix}")

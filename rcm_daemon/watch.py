@@ -1,0 +1,73 @@
+"""A live view of a running daemon in the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from rcm_daemon.display.message_view import view_of_fields
+from rcm_daemon.display.table import stack_report
+from rcm_daemon.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+POLL_MS = 250
+
+
+def subscribe(endpoint: str, topic: str = "strata.") -> zmq.Socket[bytes]:
+    """Connect to a daemon's results.
+
+    Raises
+    ------
+    ConfigurationError
+        When the endpoint is none.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    socket = context.socket(zmq.SUB)
+    socket.subscribe(topic)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise ConfigurationError([f"{endpoint} cannot be connected to: {error}"]) from error
+    return socket
+
+
+def results(socket: zmq.Socket[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Yield messages as they come, None while there are none."""
+    while True:
+        if not socket.poll(POLL_MS):
+            yield None
+            continue
+        _, payload = socket.recv_multipart()
+        yield json.loads(payload)
+
+
+def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:
+    """Show one message: its newest rows, boundaries, and what the daemon measured."""
+    notes = (
+        f"{fields['instrument']}  {fields['state']}  {fields['n_slices']} slices  "
+        f"{fields['n_missing']} missing  {fields['n_rejected']} rejected  {fields['n_lost']} messages lost  "
+        f"{fields['total_ms']:.1f} ms"
+    )
+    return Group(stack_report(view_of_fields(fields), n_rows=n_rows), Text(notes, style="dim"))
+
+
+def watch_results(endpoint: str) -> None:
+    """Show every stack of a daemon until interrupted."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    socket = subscribe(endpoint)
+    with socket, Live(Text(f"waiting for results at {endpoint}"), refresh_per_second=10) as live:
+        for fields in results(socket):
+            if fields is None:
+                continue
+            newest[fields["instrument"], ""] = fields
+            live.update(Group(*(live_view(shown) for shown in newest.values())))

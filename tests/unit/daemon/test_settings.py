@@ -1,0 +1,96 @@
+"""Settings: where they come from, which wins, and that every fault is listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.settings import Settings, default_state_dir, load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    import os
+
+    for name in [name for name in os.environ if name.startswith("RCM_")]:
+        monkeypatch.delenv(name)
+
+
+def faults(**command_line):
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(command_line.pop("config", None), command_line)
+    assert caught.value.exit_code == 78
+    return caught.value.faults
+
+
+def test_defaults_are_loopback():
+    settings = load_settings(None, {})
+    assert settings.slices_connect == ["tcp://127.0.0.1:6780"]
+    assert (settings.results_bind, settings.control_bind) == ("tcp://127.0.0.1:6781", "tcp://127.0.0.1:6782")
+
+
+def test_command_line_over_environment_over_file(tmp_path, monkeypatch):
+    config = tmp_path / "rcm.toml"
+    config.write_text('provider = "cuda"\nn_threads = 3\nidle_timeout_s = 7\n')
+    monkeypatch.setenv("RCM_N_THREADS", "4")
+    monkeypatch.setenv("RCM_IDLE_TIMEOUT_S", "8")
+    settings = load_settings(config, {"idle_timeout_s": 9, "bundle": None})
+    assert (settings.provider, settings.n_threads, settings.idle_timeout_s) == ("cuda", 4, 9.0)
+
+
+def test_lists_in_the_environment_are_words(monkeypatch):
+    monkeypatch.setenv("RCM_SLICES_CONNECT", "tcp://127.0.0.1:1, tcp://localhost:2 ipc:///run/rcm")
+    assert load_settings(None, {}).slices_connect == ["tcp://127.0.0.1:1", "tcp://localhost:2", "ipc:///run/rcm"]
+
+
+def test_every_fault_is_listed(tmp_path, monkeypatch):
+    config = tmp_path / "rcm.toml"
+    config.write_text('idle_timeout = 5\nmax_instruments = 0\n[slices]\nx = 1\n')
+    monkeypatch.setenv("RCM_PROVIDER", "tpu")
+    monkeypatch.setenv("RCM_BUNDEL", "x")
+    found = faults(config=config, results_bind="localhost:99", slices_connect=["tcp://127.0.0.1:99999"])
+    for expected in (
+        "key idle_timeout in",
+        "did you mean idle_timeout_s?",
+        "key slices in",
+        "environment variable RCM_BUNDEL is no setting; did you mean bundle?",
+        "max_instruments: ",
+        "provider: ",
+        "results_bind: an endpoint reads tcp://HOST:PORT",
+        "slices_connect.0: a tcp endpoint reads",
+    ):
+        assert any(expected in fault for fault in found), (expected, found)
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize("text", ["provider = ", "\xff"])
+def test_unreadable_file(tmp_path, text):
+    config = tmp_path / "rcm.toml"
+    config.write_bytes(text.encode("latin-1"))
+    assert "cannot be read as TOML" in faults(config=config)[0]
+    assert "cannot be read as TOML" in faults(config=tmp_path / "absent.toml")[0]
+
+
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.7:1", "tcp://example.org:1"])
+@pytest.mark.parametrize("key", ["results_bind", "control_bind", "slices_connect"])
+def test_remote_endpoints_need_a_word(endpoint, key):
+    value = [endpoint] if key == "slices_connect" else endpoint
+    assert "is not loopback" in faults(**{key: value})[0]
+    settings = load_settings(None, {key: value, "allow_unencrypted_remote": True})
+    assert getattr(settings, key) == value
+
+
+def test_every_setting_is_described():
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_state_folder(monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/rcm-daemon:/var/lib/other")
+    assert default_state_dir() == Path("/var/lib/rcm-daemon")
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/x/state")
+    assert default_state_dir() == Path("/home/x/state/rcm-daemon")

@@ -1,0 +1,111 @@
+"""One stack in every form reads to the same slices at the same depths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+from stack_files import (
+    Z_STEP_UM,
+    grey_stack,
+    write_imagej,
+    write_images,
+    write_ome,
+    write_plain,
+    write_vivastack,
+)
+
+from rcm_daemon.errors import StackFileError
+from rcm_daemon.readers.opening import open_stack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STACK = grey_stack(3, 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    "form", ["imagej", "ome", "plain", "png", "bmp", "tif", "vivastack", "vivastack without caption"]
+)
+def test_same_slices_and_depths_in_every_form(tmp_path: Path, form: str) -> None:
+    path, options = {
+        "imagej": lambda: (write_imagej(tmp_path / "left arm.tif", STACK), {}),
+        "ome": lambda: (write_ome(tmp_path / "left arm.ome.tif", STACK), {}),
+        "plain": lambda: (
+            write_plain(tmp_path / "left arm.tif", STACK),
+            {"z_step_um": 3.0, "pixel_size_um": 0.5},
+        ),
+        "png": lambda: (write_images(tmp_path / "left arm", STACK), {"z_step_um": 3.0, "pixel_size_um": 0.5}),
+        "bmp": lambda: (
+            write_images(tmp_path / "left arm", STACK, ".bmp"),
+            {"z_step_um": 3.0, "pixel_size_um": 0.5},
+        ),
+        "tif": lambda: (
+            write_images(tmp_path / "left arm", STACK, ".tif"),
+            {"z_step_um": 3.0, "pixel_size_um": 0.5},
+        ),
+        "vivastack": lambda: (write_vivastack(tmp_path / "left arm", STACK), {"z_step_um": 3.0}),
+        "vivastack without caption": lambda: (
+            write_vivastack(tmp_path / "left arm", STACK, False),
+            {"z_step_um": 3.0},
+        ),
+    }[form]()
+    with open_stack(path, **options) as stack:
+        assert stack.stack_id == "left arm"
+        assert stack.path == path
+        assert stack.z_um == pytest.approx([0, Z_STEP_UM, 2 * Z_STEP_UM])
+        assert stack.pixel_size_um == pytest.approx(0.5)
+        assert (stack.shape, stack.dtype, stack.max_value, stack.n_slices) == ((1000, 1000), "uint8", 0, 3)
+        for i in (2, 0, 1):
+            image = stack.read(i)
+            assert image.dtype == np.uint8
+            assert image.flags.c_contiguous
+            assert np.array_equal(image, STACK[i])
+
+
+@pytest.mark.hazard("H60")
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("imagej", [True, False])
+def test_16_bit_slices_come_back_native(tmp_path: Path, imagej: bool, byteorder: str) -> None:
+    pixels = grey_stack(4, 30, 20, np.uint16)
+    path = tmp_path / "a.tif"
+    metadata = {"axes": "ZYX"} if imagej else None
+    tifffile.imwrite(
+        path, pixels, byteorder=byteorder, imagej=imagej, photometric="minisblack", metadata=metadata
+    )
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
+        assert (stack.dtype, stack.max_value) == ("uint16", 0)
+        assert stack.read(3).dtype.isnative
+        assert np.array_equal(stack.read(3), pixels[3])
+
+
+def test_reading_outside_the_stack_says_so(tmp_path: Path) -> None:
+    with open_stack(write_imagej(tmp_path / "a.tif", grey_stack(4))) as stack:
+        for index in (-1, 4):
+            with pytest.raises(StackFileError, match="numbered 0 to 3"):
+                stack.read(index)
+
+
+def test_closing_twice_does_no_harm(tmp_path: Path) -> None:
+    stack = open_stack(write_imagej(tmp_path / "a.tif", grey_stack(4)))
+    stack.close()
+    stack.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "stack_id"),
+    [
+        ("VivaStack #1", "VivaStack #1"),
+        ("naïve", "naïve"),
+        ("bell\x07", "bell_"),
+        ("back\\slash", "back_slash"),
+        ("раypal", "__ypal"),
+        ("x" * 230, "x" * 200),
+    ],
+)
+def test_stack_id_is_fit_for_the_wire(tmp_path: Path, name: str, stack_id: str) -> None:
+    path = write_images(tmp_path / name, grey_stack(2))
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
+        assert stack.stack_id == stack_id

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rcm_daemon.errors import DataSetError
+from trainer.data.manifest import DataSet, LabelledStack
+from trainer.data.split import PARTS, check_split, draw_split, load_split, z_steps
+
+
+def a_set(n_patients: int, seed: int = 0) -> DataSet:
+    rng = np.random.default_rng(seed)
+    stacks = []
+    for patient in range(n_patients):
+        for site in range(int(rng.integers(1, 4))):
+            n_slices = int(rng.integers(10, 60))
+            stacks.append(
+                LabelledStack(
+                    stack=f"{patient}-{site}",
+                    patient=f"p{patient}",
+                    site=str(site),
+                    family=("vivid", "pale")[int(rng.integers(2))],
+                    files=(Path("x.tif"),) * n_slices,
+                    pages=tuple(range(n_slices)),
+                    z_um=np.arange(n_slices) * 3.0,
+                    pixel_size_um=0.5,
+                    labels=np.sort(rng.integers(0, 3, n_slices)),
+                    readings={},
+                )
+            )
+    return DataSet(Path("set"), f"digest-{n_patients}-{seed}", tuple(stacks))
+
+
+@given(n_patients=st.integers(3, 40), seed=st.integers(0, 10_000))
+def test_no_patient_is_in_two_parts_and_none_is_lost(n_patients: int, seed: int) -> None:
+    data = a_set(n_patients, seed)
+    split = draw_split(data, seed)
+    stacks = [split.stack_indices(data, part) for part in PARTS]
+    assert sorted(np.concatenate(stacks).tolist()) == list(range(len(data.stacks)))
+    patients = [{data.stacks[index].patient for index in part} for part in stacks]
+    assert all(part for part in patients)
+    assert sum(map(len, patients)) == len(set.union(*patients)) == n_patients
+
+
+def test_parts_have_their_shares_and_are_alike() -> None:
+    data = a_set(250)
+    split = draw_split(data, 3)
+    assert split == draw_split(data, 3)
+    assert split.patients != draw_split(data, 4).patients
+    labels = np.concatenate([stack.labels for stack in data.stacks])
+    overall = np.bincount(labels) / len(labels)
+    for part, share in zip(PARTS, (245, 61, 198), strict=True):
+        chosen = [data.stacks[index] for index in split.stack_indices(data, part)]
+        assert abs(len(chosen) / len(data.stacks) - share / 504) < 0.01
+        own = np.concatenate([stack.labels for stack in chosen])
+        np.testing.assert_allclose(np.bincount(own) / len(own), overall, atol=0.02)
+        vivid = np.mean([stack.family == "vivid" for stack in chosen])
+        assert abs(vivid - np.mean([stack.family == "vivid" for stack in data.stacks])) < 0.05
+
+
+def test_a_part_of_share_nought_stays_empty() -> None:
+    data = a_set(6)
+    split = draw_split(data, 0, (4, 1, 0))
+    assert split.patients["test"] == ()
+    assert split.patients["validation"]
+
+
+@pytest.mark.parametrize("shares", [(1, 2), (0, 1, 1), (1, -1, 1)])
+def test_impossible_shares_are_refused(shares) -> None:
+    with pytest.raises(DataSetError, match="three numbers"):
+        draw_split(a_set(5), 0, shares)
+
+
+def test_more_parts_than_patients_are_refused() -> None:
+    with pytest.raises(DataSetError, match="as many patients"):
+        draw_split(a_set(2), 0)
+
+
+def test_a_stored_split_comes_back(tmp_path) -> None:
+    data = a_set(10)
+    split = draw_split(data, 1)
+    split.write(tmp_path / "run" / "split.json")
+    assert load_split(tmp_path / "run" / "split.json", data) == split
+
+
+def test_a_leak_a_lost_patient_and_a_change_are_refused(tmp_path) -> None:
+    data = a_set(10)
+    split = draw_split(data, 1)
+    path = tmp_path / "split.json"
+
+    def changed(change) -> None:
+        split.write(path)
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+        load_split(path, data)
+
+    moved = split.patients["test"][0]
+    with pytest.raises(DataSetError, match=f"one part only, {moved} is in train and in test"):
+        changed(lambda content: content["patients"]["train"].append(moved))
+    with pytest.raises(DataSetError, match="1 are in none"):
+        changed(lambda content: content["patients"]["test"].remove(moved))
+
+    def swap(content) -> None:
+        content["patients"]["test"].remove(moved)
+        content["patients"]["train"].append(moved)
+
+    with pytest.raises(DataSetError, match="left as it was drawn"):
+        changed(swap)
+    split.write(path)
+    with pytest.raises(DataSetError, match="drawn from other data"):
+        load_split(path, DataSet(data.path, "another digest", data.stacks))
+    path.write_text("{}")
+    with pytest.raises(DataSetError, match="JSON file written by this program"):
+        load_split(path, data)
+    with pytest.raises(DataSetError, match="are in none"):
+        check_split(split, a_set(11))
+
+
+def test_z_steps_are_those_of_the_training_stacks() -> None:
+    data = a_set(5)
+    assert z_steps(data, draw_split(data, 0)) == [3.0, 3.0]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+
+class Missing(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "torch" else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not PathFinder] + [Missing]
+from trainer.entry import main
+main()
+"""
+
+
+def test_without_its_packages_one_sentence_says_what_to_install() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == 'rcm-trainer needs torch: install it with pip install "rcm-daemon[trainer]"\n'
+
+
+@pytest.mark.parametrize("command", ["", "phantom", "cnn", "rcn", "export", "evaluate"])
+def test_help_needs_no_torch(command: str) -> None:
+    code = (
+        "import sys; from trainer.cli import app\n"
+        f"try: app([*{command!r}.split(), '--help'])\n"
+        "finally: assert not {'torch', 'onnx', 'sklearn', 'onnxruntime'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
+    code = "import sys; from trainer.cli import run; sys.argv = ['rcm-trainer', *sys.argv[1:]]; run()"
+    command = ["cnn", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("rcm-trainer: a data set needs a manifest CSV")
+    assert done.stderr.count("\n") == 1

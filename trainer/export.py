@@ -1,0 +1,211 @@
+"""Trained networks to a model bundle: two graphs, golden vectors, a model card, the manifest; then a check.
+
+Shapes: N slices, R rows, C columns, E embedding values.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+import rcm_daemon
+from rcm_daemon.bundle.check import check_bundle
+from rcm_daemon.bundle.manifest import MANIFEST_FILE, NOTICE, REQUIRED_FILES, Kind, Manifest, write_manifest
+from rcm_daemon.errors import BundleError, DataSetError
+from rcm_daemon.simulator import make_phantom
+from trainer.data.prepared import FIELD_PIXEL_SIZE_UM, FIELD_SHAPE
+from trainer.model_card import model_card
+from trainer.networks.inception import SliceEmbedder
+from trainer.networks.rcn import RCN_INPUTS
+from trainer.onnx_graphs import cnn_graph, head_graph, rcn_graph
+from trainer.run_folder import state_digest, this_command, versions
+from trainer.train_cnn import load_cnn
+from trainer.train_rcn import load_rcn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PROBABILITY_PARITY = 1e-5
+EMBEDDING_PARITY = 5e-4
+"""Largest differences between torch and ONNX Runtime; that of embeddings as a share of the largest one. Their
+antialiased resizes differ by up to 0.007 grey levels, which the convolutions carry on."""
+PARITY_LENGTHS = (1, 2, 7, 50, 101)
+GOLDEN_SEED = 1
+N_GOLDEN_STACK = 12
+WIDEST_Z_STEP_UM = (1.5, 5.0)
+
+
+def export_bundle(
+    cnn: Path, rcn: Path | None, out: Path, *, name: str, version: str = rcm_daemon.__version__
+) -> Manifest:
+    """Write a bundle and check it.
+
+    Parameters
+    ----------
+    cnn
+        Run folder or checkpoint of the CNN.
+    rcn
+        That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head.
+    out
+        Folder of the bundle; what an earlier export left there is replaced.
+    name, version
+        Of the bundle.
+
+    Returns
+    -------
+    Manifest
+        The manifest written.
+
+    Raises
+    ------
+    DataSetError
+        If the RCN was trained on another CNN, or a checkpoint cannot be read.
+    BundleError
+        If `out` holds other files, or ONNX Runtime does not compute what torch does.
+    """
+    network, cnn_checkpoint = load_cnn(cnn)
+    checkpoints = {"cnn": cnn_checkpoint}
+    recurrent, half_width = None, 0
+    if rcn is not None:
+        recurrent, checkpoints["rcn"] = load_rcn(rcn)
+        half_width = recurrent.attention.half_width
+        if checkpoints["rcn"]["provenance"]["cnn_digest"] != state_digest(network.state_dict()):
+            raise DataSetError(
+                f"an RCN belongs to the CNN it was trained on, {rcn} was trained on another than {cnn}"
+            )
+    _clear(out)
+    cnn_bytes = cnn_graph(network, FIELD_SHAPE).SerializeToString()
+    rcn_bytes = (rcn_graph(recurrent) if recurrent else head_graph(network)).SerializeToString()
+    (out / "cnn.onnx").write_bytes(cnn_bytes)
+    (out / "rcn.onnx").write_bytes(rcn_bytes)
+
+    def probabilities(embeddings_NE: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            rows = torch.from_numpy(embeddings_NE)
+            if recurrent is None:
+                logits = network.fc(torch.relu(rows))
+            else:
+                logits = recurrent(rows.unsqueeze(0), torch.tensor([len(rows)]))[0]
+            return torch.softmax(logits, -1).numpy()
+
+    golden = _golden(SliceEmbedder(network), probabilities)
+    np.savez_compressed(out / "golden.npz", **golden)  # type: ignore[arg-type]
+    parity = _parity(cnn_bytes, rcn_bytes, golden, probabilities)
+    provenance = _provenance(checkpoints)
+    z_step_um = checkpoints.get("rcn", cnn_checkpoint).get("z_step_um", WIDEST_Z_STEP_UM)
+    kind: Kind = "whole" if recurrent else "single"
+    phantom = all(checkpoint["provenance"].get("phantom", True) for checkpoint in checkpoints.values())
+    notice = NOTICE if phantom else NOTICE.split(", ", 1)[1]
+    card = model_card(name, version, kind, half_width, checkpoints, provenance, notice, parity)
+    (out / "MODEL_CARD.md").write_text(card)
+    manifest = write_manifest(
+        out,
+        name=name,
+        version=version,
+        kind=kind,
+        field_shape=FIELD_SHAPE,
+        pixel_size_um=FIELD_PIXEL_SIZE_UM,
+        z_step_um=(float(z_step_um[0]), float(z_step_um[1])),
+        rcn_inputs=RCN_INPUTS,
+        provenance=provenance,
+        attention_half_width=half_width,
+        notice=notice,
+    )
+    report = check_bundle(out, "cpu")
+    if not report.ok:
+        raise BundleError(
+            f"an exported bundle must pass its own check, {report.items[-1].what} did not: "
+            f"{report.items[-1].detail}"
+        )
+    return manifest
+
+
+def _clear(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    own = {*REQUIRED_FILES, MANIFEST_FILE}
+    others = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if others:
+        raise BundleError(f"a bundle's folder holds nothing else, {out} holds {', '.join(others[:5])}")
+    for path in out.iterdir():
+        path.unlink()
+
+
+def _golden(
+    embedder: SliceEmbedder, probabilities: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    # A phantom's slices whatever the training data were: a bundle must not carry a patient's images.
+    phantom = make_phantom(GOLDEN_SEED, shape=FIELD_SHAPE, pixel_size_um=FIELD_PIXEL_SIZE_UM)
+    indices = np.linspace(0, len(phantom) - 1, N_GOLDEN_STACK).round().astype(int)
+    slices_NRC = np.stack([phantom.render(int(index)) for index in indices])
+    with torch.inference_mode():
+        parts = [embedder(torch.from_numpy(slices_NRC[n : n + 1])).numpy() for n in range(len(slices_NRC))]
+    embeddings_NE = np.concatenate(parts)
+    shown = [len(indices) // 4, 3 * len(indices) // 4]
+    return {
+        "slices": slices_NRC[shown],
+        "slice_embeddings": embeddings_NE[shown],
+        "stack_embeddings": embeddings_NE,
+        "stack_z_um": phantom.z_um[indices].astype(np.float32),
+        "stack_weight": np.ones(len(indices), np.float32),
+        "stack_probabilities": probabilities(embeddings_NE),
+    }
+
+
+def _parity(
+    cnn_bytes: bytes,
+    rcn_bytes: bytes,
+    golden: dict[str, np.ndarray],
+    probabilities: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, float]:
+    cnn, rcn = (
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        for model in (cnn_bytes, rcn_bytes)
+    )
+    for session, name, dimension in ((cnn, "cnn.onnx", "batch"), (rcn, "rcn.onnx", "n")):
+        for value in (*session.get_inputs(), *session.get_outputs()):
+            if value.shape[0] != dimension:
+                raise BundleError(
+                    f"the first dimension of {value.name} in {name} must be free, got {value.shape[0]}"
+                )
+    found = cnn.run(None, {"slices": golden["slices"]})[0]
+    scale = np.abs(golden["slice_embeddings"]).max()
+    differences = {"embeddings": float(np.abs(found - golden["slice_embeddings"]).max() / scale)}
+    rng = np.random.default_rng(0)
+    for n_slices in PARITY_LENGTHS:
+        embeddings_NE = golden["stack_embeddings"][rng.integers(N_GOLDEN_STACK, size=n_slices)]
+        expected = probabilities(embeddings_NE)
+        found = rcn.run(None, {"embeddings": embeddings_NE})[0]
+        differences[f"probabilities_{n_slices}"] = float(np.abs(found - expected).max())
+    for what, difference in differences.items():
+        allowed = EMBEDDING_PARITY if what == "embeddings" else PROBABILITY_PARITY
+        if not difference <= allowed:
+            raise BundleError(
+                f"ONNX Runtime must agree with torch to {allowed:g}, {what} differ by {difference:.2g}"
+            )
+    return differences
+
+
+def _provenance(checkpoints: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    last = list(checkpoints.values())[-1]["provenance"]
+    metrics = {
+        f"{network}_validation_{name}": float(value)
+        for network, checkpoint in checkpoints.items()
+        for name, value in checkpoint["metrics"].items()
+        if np.isfinite(value)
+    }
+    return {
+        "data_digest": last["data_digest"],
+        "seed": last["seed"],
+        "commands": [
+            *(checkpoint["provenance"]["command"] for checkpoint in checkpoints.values()),
+            this_command(),
+        ],
+        "versions": versions(),
+        "created": datetime.now(UTC).date().isoformat(),
+        "metrics": metrics,
+    }

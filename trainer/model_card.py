@@ -1,0 +1,101 @@
+"""The model card of a bundle: what it is, what it was trained on, how good it was, what it is not for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KINDS = {
+    "single": "Each slice is labelled on its own, by the CNN's head.",
+    "whole": (
+        "A bidirectional GRU with Toeplitz attention (D = {half_width}) and a decoder that sees its own\n"
+        "previous answer labels all slices of the stack seen so far."
+    ),
+}
+
+
+def model_card(
+    name: str,
+    version: str,
+    kind: str,
+    half_width: int,
+    checkpoints: dict[str, dict[str, Any]],
+    provenance: dict[str, Any],
+    notice: str,
+    parity: dict[str, float],
+) -> str:
+    """Write the card as Markdown.
+
+    Parameters
+    ----------
+    name, version, kind, half_width
+        Of the bundle.
+    checkpoints
+        The CNN's and, where there is one, the RCN's.
+    provenance
+        As in the bundle's manifest.
+    notice
+        The bundle's notice.
+    parity
+        Largest differences between torch and ONNX Runtime.
+    """
+    recipe = checkpoints["cnn"]["recipe"]
+    about = checkpoints["cnn"]["provenance"]
+    on_phantoms = "phantoms" in notice
+    source = "labelled stacks supplied by whoever trained it"
+    if on_phantoms:
+        source = "simulated stacks (phantoms); no image of a patient was used,\nand nothing here says how it does on one"
+    recipes = "\n".join(
+        f"- {network.upper()}: " + ", ".join(f"{key} {value}" for key, value in checkpoint["recipe"].items())
+        for network, checkpoint in checkpoints.items()
+    )
+    metrics = "\n".join(f"| {key} | {value:.4g} |" for key, value in provenance["metrics"].items())
+    commands = "\n".join(provenance["commands"])
+    return f"""# {name} {version}
+
+**{notice[0].upper()}{notice[1:]}.**
+
+## What it does
+
+Labels the slices of a reflectance confocal microscopy stack of skin as epidermis, dermal-epidermal
+junction (DEJ) or dermis. {KINDS[kind].format(half_width=half_width)}
+The slices go through a one-channel Inception-V3 of width {recipe["width"]:g} at
+{recipe["size"]} x {recipe["size"]} pixels, to 256 values each.
+
+After Bozkurt et al., "Skin strata delineation in reflectance confocal microscopy images using recurrent
+convolutional networks with attention", Scientific Reports 11:12576 (2021).
+
+## Training data
+
+Trained on {source}.
+Data digest {provenance["data_digest"][:16]}, split digest {about["split_digest"][:16]}, split by patient.
+Labels are the consensus of {"two simulated" if on_phantoms else "the"} readers.
+
+## How good it is
+
+On the validation patients, which chose the snapshot (so these numbers are somewhat too kind; the report
+of `rcm-trainer evaluate` on unseen stacks is the one to quote):
+
+| metric | value |
+|---|---|
+{metrics}
+
+ONNX Runtime agrees with torch to {parity["embeddings"]:.1e} of the largest embedding value and, from the same
+embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} in probability.
+
+## What it is not for
+
+- Not a medical device: no diagnosis, no treatment, no patient management may rest on it.
+- {"Never validated on real skin. " if on_phantoms else ""}A depth it gives is an aid to choosing where to
+  image, to be looked at by whoever operates the microscope.
+- Its answers are probabilities of labels, not of disease; it says nothing about lesions.
+- Stacks that start below the junction, are not skin, or come from another kind of microscope are outside
+  its training.
+
+## Recipes and commands
+
+{recipes}
+
+```
+{commands}
+```
+"""

@@ -1,0 +1,201 @@
+"""A bundle run over whole stacks through ONNX Runtime, in worker processes, slices streamed and never kept.
+
+Where the stacks come from makes no difference after this: a data set's files, or phantoms rendered on the
+way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcm_daemon.bundle.field import to_field
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.errors import DataSetError
+from trainer.data.manifest import LabelledStack
+from trainer.data.phantoms import SetParameters, StackPlan, build_stack, plan_stacks
+from trainer.data.prepared import fields_of_stack
+from trainer.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rcm_daemon.simulator import Phantom
+
+Source = LabelledStack | tuple[StackPlan, SetParameters]
+
+
+@dataclass(frozen=True)
+class StackRun:
+    """One stack with the probabilities of each bundle, float32 [n, 3], in the bundles' order."""
+
+    stack: LabelledStack
+    probabilities: tuple[np.ndarray, ...]
+
+
+def fresh_phantoms(bundle_digest: str, n_stacks: int, families: Sequence[str], purpose: str) -> list[Source]:
+    """Plan phantoms that nobody has tuned to: their seed follows from the bundle's digest.
+
+    Parameters
+    ----------
+    bundle_digest
+        SHA-256 of the bundle's manifest, hex.
+    n_stacks
+        Number of stacks.
+    families
+        Families to draw from.
+    purpose
+        A word that tells sets of one bundle apart.
+    """
+    seed = int(hashlib.sha256(f"{bundle_digest}:{purpose}".encode()).hexdigest()[:8], 16) & 0x7FFF_FFFF
+    parameters = SetParameters(
+        seed=seed,
+        n_stacks=n_stacks,
+        rows=1000,
+        columns=1000,
+        pixel_size_um=0.5,
+        families=tuple(families),
+        stacks_per_patient=2.0,
+    )
+    return [(plan, parameters) for plan in plan_stacks(parameters)]
+
+
+def run_bundles(
+    folders: Sequence[Path], sources: Sequence[Source], n_workers: int, title: str
+) -> list[StackRun]:
+    """Run bundles over stacks; a CNN that two bundles share runs once a slice.
+
+    Parameters
+    ----------
+    folders
+        Bundle folders.
+    sources
+        Stacks of a data set, or planned phantoms.
+    n_workers
+        Processes, one thread each; 1 works in this one.
+    title
+        What the progress bar says.
+
+    Returns
+    -------
+    list of StackRun
+        In the order of `sources`.
+
+    Raises
+    ------
+    RcmError
+        If a bundle or a file cannot be used.
+    """
+    with progress_bar(title, len(sources), "stacks") as advance:
+        results: dict[int, StackRun] = {}
+        for number, result in _in_any_order(tuple(folders), sources, n_workers):
+            results[number] = result
+            advance(1, "")
+    return [results[number] for number in range(len(sources))]
+
+
+def _in_any_order(
+    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int
+) -> Iterator[tuple[int, StackRun]]:
+    if n_workers <= 1:
+        _open(folders)
+        yield from ((number, _run(source)) for number, source in enumerate(sources))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_open, initargs=(folders,)) as pool:
+        pending = {pool.submit(_run, source): number for number, source in enumerate(sources)}
+        try:
+            for finished in as_completed(pending):
+                yield pending[finished], finished.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_networks: list[Networks] = []
+_cnn_of: list[int] = []
+
+
+def _open(folders: tuple[Path, ...]) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    _networks.clear()
+    _cnn_of.clear()
+    digests: list[str] = []
+    for folder in folders:
+        bundle = load_verified(folder)
+        _networks.append(Networks.open(bundle, "cpu", 1))
+        digests.append(bundle.manifest.files["cnn.onnx"].sha256)
+        _cnn_of.append(digests.index(digests[-1]))
+
+
+def _run(source: Source) -> StackRun:
+    if isinstance(source, LabelledStack):
+        stack, fields = source, fields_of_stack(source)
+    else:
+        phantom = build_stack(*source)
+        stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
+    embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
+    for number, field in enumerate(fields):
+        for index, rows in embeddings.items():
+            rows.append(_networks[index].embed(field, f"slice {number} of {stack.stack}"))
+    weight = np.ones(stack.n_slices)
+    probabilities = [
+        networks.label(np.stack(embeddings[index]), stack.z_um, weight)
+        for networks, index in zip(_networks, _cnn_of, strict=True)
+    ]
+    return StackRun(stack, tuple(probabilities))
+
+
+def _rendered(phantom: Phantom) -> Iterator[np.ndarray]:
+    for index in range(len(phantom)):
+        shape, pitch = _networks[0].manifest.input.shape, _networks[0].manifest.input.pixel_size_um
+        yield to_field(phantom.render(index), phantom.pixel_size_um, 255, shape, pitch)[0]
+
+
+def _labelled(phantom: Phantom, plan: StackPlan) -> LabelledStack:
+    n_slices = len(phantom)
+    readers = phantom.reader_labels
+    return LabelledStack(
+        stack=plan.name,
+        patient=f"patient-{plan.patient_number:04d}",
+        site=phantom.site,
+        family=phantom.family,
+        files=(),
+        pages=tuple(range(n_slices)),
+        z_um=np.asarray(phantom.z_um, np.float64),
+        pixel_size_um=phantom.pixel_size_um,
+        labels=np.asarray(phantom.labels, np.int64),
+        readings={
+            "reader_1": np.asarray(readers[0], np.int64),
+            "reader_2": np.asarray(readers[1], np.int64),
+            "true_label": np.asarray(phantom.true_labels, np.int64),
+        },
+    )
+
+
+def check_same_input(folders: Sequence[Path]) -> None:
+    """Refuse bundles that take other fields than this program prepares.
+
+    Raises
+    ------
+    DataSetError
+        Naming the bundle.
+    """
+    from trainer.data.prepared import FIELD_PIXEL_SIZE_UM, FIELD_SHAPE
+
+    for folder in folders:
+        wanted = load_verified(folder).manifest.input
+        if wanted.shape != FIELD_SHAPE or wanted.pixel_size_um != FIELD_PIXEL_SIZE_UM:
+            raise DataSetError(
+                f"a bundle to evaluate takes {list(FIELD_SHAPE)} at {FIELD_PIXEL_SIZE_UM:g} um, {folder} "
+                f"takes {list(wanted.shape)} at {wanted.pixel_size_um:g} um"
+            )

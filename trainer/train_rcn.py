@@ -1,0 +1,322 @@
+"""Training of the recurrent network on a frozen CNN's embeddings, resumable at every epoch.
+
+Two recipes. `paper` is that of Bozkurt et al. 2021 in Keras: Adam at 0.001, 200 epochs of 4 stacks a step, at
+most 71 slices, 10 % recurrent dropout, L1 of 0.05 times the plain sum of the absolute recurrent weights, raw
+embeddings. `ours` changes what costs accuracy: a small L1, standardised embeddings with dropout, larger steps
+with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones.
+
+Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rcm_daemon.errors import DataSetError
+from trainer.data.split import z_steps
+from trainer.networks.rcn import RecurrentStrata
+from trainer.progress import progress_bar
+from trainer.run_folder import (
+    BEST_NAME,
+    LAST_NAME,
+    RunFolder,
+    load_checkpoint,
+    provenance,
+    refuse_other_recipe,
+)
+from trainer.schedule import learning_rate
+from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.weight_average import WeightAverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainer.data.manifest import DataSet
+    from trainer.data.split import Split
+
+RCN_SCHEMA = "rcm-rcn-1"
+
+
+@dataclass(frozen=True)
+class RcnRecipe:
+    """Everything that decides what an RCN training does, but for the data and the CNN.
+
+    Attributes
+    ----------
+    half_width
+        D of the Toeplitz attention.
+    n_hidden
+        Hidden values a direction.
+    n_epochs, batch_size
+        Length of training; stacks a step.
+    max_slices
+        Longer stacks are clipped to their first slices, in training and validation; 0 for no limit.
+    learning_rate, falling_rate
+        Of Adam; falling: a short rise, then a cosine to 0.
+    weight_decay
+        Decoupled weight decay.
+    recurrent_dropout, input_dropout
+        See `RecurrentStrata`.
+    recurrent_l1
+        Weight of the sum of absolute recurrent weights in the loss.
+    label_smoothing
+        Share of the target spread over the other strata.
+    average_decay
+        Of the weight average that is validated and kept; 0 keeps the network itself.
+    standardised
+        Whether embeddings are shifted and scaled by their mean and deviation over the training slices.
+    n_copies
+        Augmented copies of every training stack beside the plain one.
+    prefixes
+        Share of training stacks cut at a random slice, as a daemon sees them.
+    dropped_slices
+        Largest share of slices left out of a training stack.
+    seed
+        Of everything random.
+    """
+
+    half_width: int = 1
+    n_hidden: int = 64
+    n_epochs: int = 120
+    batch_size: int = 16
+    max_slices: int = 0
+    learning_rate: float = 3e-3
+    falling_rate: bool = True
+    weight_decay: float = 0.01
+    recurrent_dropout: float = 0.2
+    input_dropout: float = 0.3
+    recurrent_l1: float = 1e-5
+    label_smoothing: float = 0.05
+    average_decay: float = 0.98
+    standardised: bool = True
+    n_copies: int = 3
+    prefixes: float = 0.0
+    dropped_slices: float = 0.0
+    seed: int = 0
+
+
+OURS = RcnRecipe()
+PAPER = RcnRecipe(
+    n_epochs=200,
+    batch_size=4,
+    max_slices=71,
+    learning_rate=1e-3,
+    falling_rate=False,
+    weight_decay=0.0,
+    recurrent_dropout=0.1,
+    input_dropout=0.0,
+    recurrent_l1=0.05,
+    label_smoothing=0.0,
+    average_decay=0.0,
+    standardised=False,
+    n_copies=0,
+)
+PRESETS = {"ours": OURS, "paper": PAPER}
+
+
+def preset(name: str, **changes: float | int | None) -> RcnRecipe:
+    """Take a preset and change what is not None.
+
+    Raises
+    ------
+    DataSetError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
+    return replace(PRESETS[name], **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def train_rcn(
+    data: DataSet,
+    embeddings_CTE: np.ndarray,
+    split: Split,
+    recipe: RcnRecipe,
+    out: Path,
+    *,
+    cnn_digest: str,
+    device: torch.device,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train, validate after each epoch, keep the snapshot with the best validation accuracy.
+
+    Parameters
+    ----------
+    data
+        The data set.
+    embeddings_CTE
+        float32 [1 + n_copies, n_slices, 256], rows laid out as `DataSet.starts` says.
+    split
+        Its train and validation patients are used.
+    recipe
+        What to do.
+    out
+        The run's folder.
+    cnn_digest
+        Digest of the CNN the embeddings come from, kept in the checkpoint.
+    device
+        Where the network runs.
+    resume
+        Go on from `last.pt`.
+
+    Returns
+    -------
+    dict
+        Validation metrics of the best snapshot.
+
+    Raises
+    ------
+    DataSetError
+        If a part is empty, or the run to resume was made with another recipe.
+    """
+    indices = {part: split.stack_indices(data, part) for part in ("train", "validation")}
+    for part, stacks in indices.items():
+        if len(stacks) == 0:
+            raise DataSetError(
+                f"a training needs stacks to train on and to validate on, the {part} part has none"
+            )
+    torch.manual_seed(recipe.seed)
+    network = RecurrentStrata(
+        recipe.half_width, recipe.n_hidden, recipe.recurrent_dropout, recipe.input_dropout
+    )
+    starts = data.starts
+    if recipe.standardised:
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices["train"]])
+        sample_XE = embeddings_CTE[:, rows].reshape(-1, embeddings_CTE.shape[2])
+        network.input_mean.copy_(torch.from_numpy(sample_XE.mean(0)))
+        network.input_scale.copy_(torch.from_numpy(sample_XE.std(0) + 1e-3))
+    network.to(device)
+    average = WeightAverage(network, recipe.average_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
+    )
+    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
+    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
+    if resume:
+        last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
+        refuse_other_recipe(last, asdict(recipe), about, out)
+        network.load_state_dict(last["network"])
+        average.network.load_state_dict(last["average"])
+        optimizer.load_state_dict(last["optimizer"])
+        first_epoch, best = last["epoch"] + 1, last["best"]
+    training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
+    validation = WholeStacks(
+        data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
+    )
+    run = RunFolder(out, first_epoch - 1)
+    n_batches = -(-len(indices["train"]) // recipe.batch_size)
+    with progress_bar(
+        "training the RCN", (recipe.n_epochs - first_epoch + 1) * n_batches, "batches"
+    ) as advance:
+        for epoch in range(first_epoch, recipe.n_epochs + 1):
+            values = training.epoch(epoch, network, average, optimizer, advance, best["accuracy"])
+            measured = validation.measure(average.network)
+            values.update({f"validation_{name}": value for name, value in measured.items()})
+            run.log(epoch, values)
+            shared = {"schema": RCN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
+            shared["z_step_um"] = z_steps(data, split)
+            if (measured["accuracy"], -measured["loss"]) > (best["accuracy"], -best["loss"]):
+                best = measured
+                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
+            states = {"network": network.state_dict(), "average": average.network.state_dict()}
+            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
+    run.close()
+    return best
+
+
+def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
+    """Load an RCN from its best snapshot, in evaluation mode, and the whole checkpoint."""
+    checkpoint = load_checkpoint(path, RCN_SCHEMA)
+    recipe = checkpoint["recipe"]
+    network = RecurrentStrata(recipe["half_width"], recipe["n_hidden"])
+    network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
+    return network.eval(), checkpoint
+
+
+class _Training:
+    def __init__(
+        self,
+        data: DataSet,
+        embeddings_CTE: torch.Tensor,
+        stacks: np.ndarray,
+        recipe: RcnRecipe,
+        device: torch.device,
+    ) -> None:
+        self.data, self.embeddings_CTE, self.stacks = data, embeddings_CTE, stacks
+        self.recipe, self.device = recipe, device
+
+    def _draw(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        recipe, start = self.recipe, int(self.data.starts[index])
+        kept = np.arange(self.data.stacks[index].n_slices)
+        if recipe.max_slices:
+            kept = kept[: recipe.max_slices]
+        if recipe.prefixes and rng.random() < recipe.prefixes:
+            kept = kept[: rng.integers(1, len(kept) + 1)]
+        if recipe.dropped_slices:
+            there = rng.random(len(kept)) >= rng.uniform(0, recipe.dropped_slices)
+            kept = kept[there] if there.any() else kept[:1]
+        copy = int(rng.integers(len(self.embeddings_CTE)))
+        labels = torch.from_numpy(self.data.stacks[index].labels[kept])
+        return self.embeddings_CTE[copy, torch.from_numpy(start + kept)], labels
+
+    def epoch(
+        self,
+        epoch: int,
+        network: RecurrentStrata,
+        average: WeightAverage[RecurrentStrata],
+        optimizer: torch.optim.Optimizer,
+        advance: Callable[[int, str], None],
+        best: float,
+    ) -> dict[str, float]:
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed * 100_003 + epoch)
+        rng = np.random.default_rng([recipe.seed, epoch])
+        order = rng.permutation(self.stacks)
+        n_batches = -(-len(order) // recipe.batch_size)
+        network.train()
+        n_seen, n_right, loss_sum, started, rate = 0, 0, 0.0, time.time(), recipe.learning_rate
+        for batch in range(n_batches):
+            n_steps = (epoch - 1) * n_batches + batch
+            if recipe.falling_rate:
+                rate = learning_rate(n_steps / (recipe.n_epochs * n_batches), recipe.learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size].tolist()
+            embeddings_BNE, labels_BN, lengths_B = pad(
+                [self._draw(index, rng) for index in chosen], self.device
+            )
+            logits_BNK = network(embeddings_BNE, lengths_B)
+            loss = functional.cross_entropy(
+                logits_BNK.flatten(0, 1),
+                labels_BN.flatten(),
+                ignore_index=IGNORED,
+                label_smoothing=recipe.label_smoothing,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.encoder.recurrent_l1()
+            penalised.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            average.update(network, n_steps + 1)
+            n_slices = int(lengths_B.sum())
+            n_seen += n_slices
+            loss_sum += loss.item() * n_slices
+            n_right += int((logits_BNK.argmax(2) == labels_BN).sum())
+            text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum / n_seen:.3f}"
+            text += f" accuracy {n_right / n_seen:.3f}"
+            advance(1, text + (f" best {best:.3f}" if best >= 0 else ""))
+        kernel = network.attention.kernel().detach().cpu()
+        return {
+            "loss": loss_sum / n_seen,
+            "accuracy": n_right / n_seen,
+            "learning_rate": rate,
+            "recurrent_l1": network.encoder.recurrent_l1().item(),
+            "kernel_self": float(kernel[len(kernel) // 2]),
+            "seconds": time.time() - started,
+        }
