@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rcm_daemon.display.message_view import view_of_fields
+from rcm_daemon.display.stack_view import boundary_sentence
 from rcm_daemon.display.table import stack_report
 from rcm_daemon.errors import ConfigurationError
 
@@ -51,6 +53,13 @@ def results(socket: zmq.Socket[bytes]) -> Iterator[dict[str, Any] | None]:
         yield json.loads(payload)
 
 
+def plain_line(fields: dict[str, Any]) -> str:
+    """Say one message on one line."""
+    view = view_of_fields(fields)
+    where = "; ".join(boundary_sentence(view, which) for which in (0, 1))
+    return f"{fields['instrument']} {fields['stack_id']} {fields['state']} {fields['n_slices']} slices; {where}"
+
+
 def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:
     """Show one message: its newest rows, boundaries, and what the daemon measured."""
     notes = (
@@ -62,12 +71,18 @@ def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:
 
 
 def watch_results(endpoint: str) -> None:
-    """Show every stack of a daemon until interrupted."""
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    """Show every instrument's newest stack until interrupted; a line a message where there is no terminal."""
+    newest: dict[str, dict[str, Any]] = {}
     socket = subscribe(endpoint)
+    if not sys.stdout.isatty():
+        with socket:
+            for fields in results(socket):
+                if fields is not None:
+                    print(plain_line(fields), flush=True)
+        return
     with socket, Live(Text(f"waiting for results at {endpoint}"), refresh_per_second=10) as live:
         for fields in results(socket):
             if fields is None:
                 continue
-            newest[fields["instrument"], ""] = fields
+            newest[fields["instrument"]] = fields
             live.update(Group(*(live_view(shown) for shown in newest.values())))

@@ -43,7 +43,8 @@ def model_card(
     on_phantoms = "phantoms" in notice
     source = "labelled stacks supplied by whoever trained it"
     if on_phantoms:
-        source = "simulated stacks (phantoms); no image of a patient was used,\nand nothing here says how it does on one"
+        source = "simulated stacks (phantoms); no image of a patient was used, and\n"
+        source += "nothing here says how it does on one"
     recipes = "\n".join(
         f"- {network.upper()}: " + ", ".join(f"{key} {value}" for key, value in checkpoint["recipe"].items())
         for network, checkpoint in checkpoints.items()

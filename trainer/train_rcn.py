@@ -131,7 +131,8 @@ def preset(name: str, **changes: float | int | None) -> RcnRecipe:
     """
     if name not in PRESETS:
         raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
-    return replace(PRESETS[name], **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    return replace(PRESETS[name], **given)
 
 
 def train_rcn(
