@@ -21,7 +21,8 @@ app = typer.Typer(
 
 Provider = Literal["auto", "cpu", "cuda"]
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along.")
+    Path | None,
+    typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along."),
 ]
 ProviderOption = Annotated[Provider | None, typer.Option("--provider", help="Where the CNN runs.")]
 ZStepOption = Annotated[
@@ -62,8 +63,12 @@ def serve(
         list[str] | None, typer.Option(metavar="EP", help="Endpoint of a controller; may be repeated.")
     ] = None,
     slices_socket: Annotated[str | None, typer.Option(metavar="sub|pull", help="How slices come.")] = None,
-    results_bind: Annotated[str | None, typer.Option(metavar="EP", help="Where results are published.")] = None,
-    control_bind: Annotated[str | None, typer.Option(metavar="EP", help="Where requests are answered.")] = None,
+    results_bind: Annotated[
+        str | None, typer.Option(metavar="EP", help="Where results are published.")
+    ] = None,
+    control_bind: Annotated[
+        str | None, typer.Option(metavar="EP", help="Where requests are answered.")
+    ] = None,
     state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="This daemon's own folder.")] = None,
     bundle: BundleOption = None,
     provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
@@ -99,7 +104,9 @@ def serve(
 def replay(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="TIFF (ImageJ, OME, plain), folder of images or VivaStack folder."),
+        typer.Argument(
+            metavar="PATH...", help="TIFF (ImageJ, OME, plain), folder of images or VivaStack folder."
+        ),
     ],
     bundle: BundleOption = None,
     z_step_um: ZStepOption = None,
@@ -107,10 +114,12 @@ def replay(
     series: SeriesOption = None,
     provider: ProviderOption = None,
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write a final message a stack as JSON lines.")
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write a final message a stack as JSON lines."),
     ] = None,
     live_json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a message a slice, as the daemon would publish.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a message a slice, as the daemon would publish."),
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row a slice.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the stack.")] = None,
@@ -133,9 +142,13 @@ def replay(
 @app.command()
 def simulate(
     source: Annotated[str, typer.Argument(metavar="PATH|phantom", help="A recorded stack, or phantoms.")],
-    bind: Annotated[str, typer.Option(metavar="EP", help="Where to publish slices.")] = "tcp://127.0.0.1:6780",
+    bind: Annotated[
+        str, typer.Option(metavar="EP", help="Where to publish slices.")
+    ] = "tcp://127.0.0.1:6780",
     fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Slices a second.")] = 10.0,
-    stacks: Annotated[int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")] = 1,
+    stacks: Annotated[
+        int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; the next have the next.")] = 0,
     instrument: Annotated[str, typer.Option(help="Name of the instrument.")] = "microscope",
     size: Annotated[int, typer.Option(min=64, max=4096, help="Rows and columns of a phantom slice.")] = 1000,
@@ -147,7 +160,8 @@ def simulate(
     from rcm_daemon.microscope import simulate_phantoms, simulate_recorded
 
     if source == "phantom":
-        simulate_phantoms(bind, instrument, fps, stacks, seed, size, pixel_size_um or 0.5, z_step_um)
+        pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
+        simulate_phantoms(bind, instrument, fps, stacks, seed, size, pitch_um, z_step_um)
     else:
         simulate_recorded(Path(source), bind, instrument, fps, stacks, z_step_um, pixel_size_um, series)
 
@@ -156,10 +170,12 @@ def simulate(
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 1,
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second.")] = 10.0,
-    plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw the stack.")] = Path("demo.png"),
+    plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw the stack.")] = Path(
+        "demo.png"
+    ),
     bundle: BundleOption = None,
 ) -> None:
-    """Run microscope, daemon and subscriber on this machine: a live view, a picture, and the distance to truth."""
+    """Run microscope, daemon and subscriber here: a live view, a picture, and the distance to the truth."""
     from rcm_daemon.demo import run_demo
 
     run_demo(seed, fps, plot, bundle)
@@ -167,7 +183,9 @@ def demo(
 
 @app.command()
 def watch(
-    endpoint: Annotated[str, typer.Argument(metavar="[EP]", help="Results of a daemon.")] = "tcp://127.0.0.1:6781",
+    endpoint: Annotated[
+        str, typer.Argument(metavar="[EP]", help="Results of a daemon.")
+    ] = "tcp://127.0.0.1:6781",
 ) -> None:
     """Show what a running daemon publishes, live, until interrupted."""
     from rcm_daemon.watch import watch_results
@@ -177,7 +195,9 @@ def watch(
 
 @app.command()
 def check(
-    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")
+    ] = None,
     provider: ProviderOption = None,
 ) -> None:
     """Verify a bundle: digests, dimensions, golden vectors on the provider at hand."""

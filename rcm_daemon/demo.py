@@ -90,12 +90,14 @@ def _follow(endpoint: str, console: Console, processes: list[subprocess.Popen[by
 
 
 def _verdict(final: dict[str, Any], phantom: Phantom) -> RenderableType:
-    lines = [f"{final['state']}: {final['n_slices']} slices, newest after {final['total_ms']:.1f} ms"]
+    lines = [f"{final['state']}: {final['n_slices']} slices, {final['n_lost']} messages lost"]
     for name, truth_um in zip(BOUNDARIES, phantom.true_boundaries_um, strict=True):
         shown = name.replace("_", "-").replace("dej", "DEJ")
         if final[f"{name}_found"]:
             off_um = final[f"{name}_um"] - truth_um
-            lines.append(f"{shown}: {final[f'{name}_um']:.1f} um, truth {truth_um:.1f} um, off by {off_um:+.1f} um")
+            lines.append(
+                f"{shown}: {final[f'{name}_um']:.1f} um, truth {truth_um:.1f} um, off by {off_um:+.1f} um"
+            )
         else:
             lines.append(f"{shown}: {final[f'{name}_status'].replace('_', ' ')}, truth {truth_um:.1f} um")
     lines.append("Simulated skin; research use only, not a medical device.")

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rcm_daemon.core.controller import StackPlan
+from rcm_daemon.errors import ConfigurationError
 from rcm_daemon.readers import open_stack
 from rcm_daemon.simulator import make_phantom
 from rcm_daemon.simulator.publisher import Publisher
@@ -40,13 +41,22 @@ def simulate_phantoms(
     pixel_size_um: float,
     z_step_um: float | None,
 ) -> None:
-    """Publish phantoms with seeds `seed`, `seed + 1`, ... once somebody listens."""
+    """Publish phantoms with seeds `seed`, `seed + 1`, ... once somebody listens.
+
+    Raises
+    ------
+    ConfigurationError
+        No such instrument, endpoint or phantom.
+    """
     with Publisher(bind, instrument, _new_run_id()) as publisher:
         _await(publisher, bind)
         for number in range(n_stacks):
-            phantom = make_phantom(
-                seed + number, shape=(side_px, side_px), pixel_size_um=pixel_size_um, z_step_um=z_step_um
-            )
+            try:
+                phantom = make_phantom(
+                    seed + number, shape=(side_px, side_px), pixel_size_um=pixel_size_um, z_step_um=z_step_um
+                )
+            except ValueError as error:
+                raise ConfigurationError([str(error)]) from error
             publisher.play(phantom_plan(phantom), phantom.render, fps)
             _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from rcm_daemon.display.message_view import view_of
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.display.table import stack_report
 from rcm_daemon.errors import RcmError, StackFileError
 from rcm_daemon.readers import open_stack
 from rcm_daemon.replay import Replayer
-from rcm_daemon.display.message_view import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

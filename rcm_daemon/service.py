@@ -60,6 +60,11 @@ class Service:
         self._awake, self._wakeup = unix.socketpair()
         self._awake.setblocking(False)
         self._wakeup.setblocking(False)
+        self._n_messages = self._n_slices = self._n_waiting = 0
+        self._draining = False
+        # From here on: who is told to stop while loading stops cleanly once loaded.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
         try:
             self._results = ResultsSocket(bind_results(self._context, settings.results_bind))
             self._control = bind_control(self._context, settings.control_bind)
@@ -76,14 +81,16 @@ class Service:
         self._newest: dict[tuple[str, str, int], StrataMessage] = {}
         self._ended: OrderedDict[tuple[str, str, int], StrataMessage] = OrderedDict()
         self._rejections: Counter[str] = Counter()
-        self._n_messages = self._n_slices = self._n_waiting = 0
-        self._draining = False
         self._started_s = time.monotonic()
 
     def run(self) -> None:
-        """Serve until told to stop, then finish the slices in hand."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        """Serve until told to stop, then finish the slices in hand.
+
+        Raises
+        ------
+        ConfigurationError
+            Slices cannot be connected to.
+        """
         slices = connect_slices(self._context, self._settings.slices_connect, self._settings.slices_socket)
         poller = zmq.Poller()
         poller.register(self._results.socket, zmq.POLLIN)
@@ -140,12 +147,9 @@ class Service:
             outcome = self._ledger.accept(message, time.monotonic())
         except Rejection as rejection:
             self._count(rejection)
-            for stack in self._ledger.open_stacks():
-                if (stack.instrument, stack.stack_id) == (
-                    rejection.origin.instrument,
-                    rejection.origin.stack_id,
-                ):
-                    self._publish(stack, Latency())
+            stack = self._ledger.reports(rejection)
+            if stack is not None:
+                self._publish(stack, Latency())
             return
         for stack in outcome.changed:
             self._publish(stack, Latency())
@@ -181,10 +185,10 @@ class Service:
             latency,
             seq=self._state_dir.next_seq(),
             time_ns=time.time_ns(),
-            n_lost=self._ledger.n_lost(stack.instrument),
+            n_lost=self._ledger.n_lost(stack.instrument, stack.run_id),
         )
         is_open = message.state == "open"
-        self._results.publish(message.topic, message.to_json().encode(), keep=is_open)
+        self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
         self._newest.pop(stack.key, None)
         self._ended.pop(stack.key, None)
         if is_open:
@@ -260,8 +264,8 @@ class Service:
     def _wake(self) -> None:
         try:
             self._wakeup.send(b"\x00")
-        except BlockingIOError:
-            return  # a full pipe wakes as well
+        except OSError:
+            return  # a full pipe wakes as well; a closed one belongs to a daemon that has stopped
 
     def _drain_wakeups(self) -> None:
         try:

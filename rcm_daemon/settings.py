@@ -55,7 +55,9 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 class Settings(BaseSettings):
     """Settings of `rcm-daemon serve`; unknown ones are refused."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     slices_connect: Annotated[list[Endpoint], NoDecode, BeforeValidator(_words), Field(min_length=1)] = [
         "tcp://127.0.0.1:6780"

@@ -11,10 +11,11 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from rcm_daemon.core.message import STRATA_SCHEMA
 from rcm_daemon.display.message_view import view_of_fields
 from rcm_daemon.display.stack_view import boundary_sentence
 from rcm_daemon.display.table import stack_report
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 POLL_MS = 250
+
+
+class NotResultsError(RcmError):
+    """What an endpoint publishes is not a daemon's results."""
 
 
 def subscribe(endpoint: str, topic: str = "strata.") -> zmq.Socket[bytes]:
@@ -49,15 +54,24 @@ def results(socket: zmq.Socket[bytes]) -> Iterator[dict[str, Any] | None]:
         if not socket.poll(POLL_MS):
             yield None
             continue
-        _, payload = socket.recv_multipart()
-        yield json.loads(payload)
+        frames = socket.recv_multipart()
+        try:
+            fields = json.loads(frames[-1])
+            known = fields["schema"] == STRATA_SCHEMA
+        except (ValueError, TypeError, KeyError):
+            known = False
+        if not known:
+            raise NotResultsError(f"results are {STRATA_SCHEMA} messages, what came is not")
+        yield fields
 
 
 def plain_line(fields: dict[str, Any]) -> str:
     """Say one message on one line."""
     view = view_of_fields(fields)
     where = "; ".join(boundary_sentence(view, which) for which in (0, 1))
-    return f"{fields['instrument']} {fields['stack_id']} {fields['state']} {fields['n_slices']} slices; {where}"
+    return (
+        f"{fields['instrument']} {fields['stack_id']} {fields['state']} {fields['n_slices']} slices; {where}"
+    )
 
 
 def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:

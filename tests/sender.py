@@ -29,7 +29,9 @@ class Sender:
             **keys,
         }
 
-    def start(self, stack_id: str, n_slices: int = 0, shape: tuple[int, int] = (64, 64), **keys: Any) -> list[bytes]:
+    def start(
+        self, stack_id: str, n_slices: int = 0, shape: tuple[int, int] = (64, 64), **keys: Any
+    ) -> list[bytes]:
         fields = self.envelope(
             "stack_start",
             stack_id=stack_id,
@@ -71,7 +73,11 @@ class Sender:
         return [json.dumps(fields | keys).encode(), blob]
 
     def end(self, stack_id: str, n_slices: int, reason: str = "completed") -> list[bytes]:
-        return [json.dumps(self.envelope("stack_end", stack_id=stack_id, n_slices=n_slices, reason=reason)).encode()]
+        return [
+            json.dumps(
+                self.envelope("stack_end", stack_id=stack_id, n_slices=n_slices, reason=reason)
+            ).encode()
+        ]
 
     def heartbeat(self, stack_id: str = "") -> list[bytes]:
         fields = self.envelope("heartbeat", stack_id=stack_id, time_s=1_700_000_000, time_ns=5)
@@ -87,4 +93,3 @@ class Sender:
 def picture(seed: int, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
     """A small textured slice, another one for each seed."""
     return np.random.default_rng(seed).integers(20, 230, shape, dtype=np.uint8)
-

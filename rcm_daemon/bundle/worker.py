@@ -79,6 +79,7 @@ class EmbedWorker:
             except InferenceError as error:
                 outcome = error
             except Exception as error:  # a fault of one slice must not end the thread that serves all
-                outcome = InferenceError(f"embedding failed: {type(error).__name__}: {str(error)[:200]}")
+                reason = " ".join(str(error).split())[:200]
+                outcome = InferenceError(f"embedding failed: {type(error).__name__}: {reason}")
             self._results.put(EmbedResult(job, outcome, started_ns, time.monotonic_ns()))
             self._wake()

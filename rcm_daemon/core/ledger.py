@@ -51,7 +51,7 @@ class _Ended:
 class _Instrument:
     run_id: str
     numbering: Numbering = field(default_factory=Numbering)
-    older_runs: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    older_runs: OrderedDict[str, int] = field(default_factory=OrderedDict)  # and what each had lost
     current: Acquisition | None = None  # the last one opened; `abandoned` ones may be reopened
     ended: OrderedDict[str, _Ended] = field(default_factory=OrderedDict)
     early_rejections: list[Rejection] = field(default_factory=list)  # of a stack that is not open yet
@@ -77,10 +77,12 @@ class Ledger:
         self._max_instruments = max_instruments
         self._instruments: dict[str, _Instrument] = {}
 
-    def n_lost(self, instrument: str) -> int:
-        """How many messages of this instrument's run are known to be lost."""
+    def n_lost(self, instrument: str, run_id: str | None = None) -> int:
+        """How many messages of this instrument's run are known to be lost; of an older one, when it ended."""
         known = self._instruments.get(instrument)
-        return known.numbering.n_lost if known else 0
+        if known is None:
+            return 0
+        return known.numbering.n_lost if run_id in (None, known.run_id) else known.older_runs.get(run_id, 0)
 
     @property
     def n_lost_now(self) -> int:
@@ -130,8 +132,14 @@ class Ledger:
             outcome.changed.append(known.open)
         return outcome
 
+    def reports(self, rejection: Rejection) -> Acquisition | None:
+        """Return the stack that reports a refusal by `accept`: the instrument's last, if it is that one."""
+        known = self._instruments.get(rejection.origin.instrument)
+        current = known.current if known is not None and rejection.rule is not Rule.OLD_RUN else None
+        return current if current is not None and current.stack_id == rejection.origin.stack_id else None
+
     def refuse(self, rejection: Rejection) -> Acquisition | None:
-        """Account for a message that could not be parsed; returns the open stack it belonged to, if any."""
+        """Account for a message that could not be parsed; returns the stack that reports it, if any."""
         origin = rejection.origin
         if origin.is_numbered and origin.run_id is not None:
             try:
@@ -178,7 +186,7 @@ class Ledger:
             detail = f"run {run_id!a} of {origin.instrument} was followed by {known.run_id!a}"
             raise Rejection(Rule.OLD_RUN, detail, origin)
         if run_id != known.run_id:
-            known.older_runs[known.run_id] = None
+            known.older_runs[known.run_id] = known.numbering.n_lost
             if len(known.older_runs) > MAX_RUNS_KEPT:
                 known.older_runs.popitem(last=False)
             known.run_id = run_id
@@ -188,11 +196,14 @@ class Ledger:
     def _note(self, rejection: Rejection) -> Acquisition | None:
         origin = rejection.origin
         known = self._instruments.get(origin.instrument)
-        if known is None or not origin.stack_id or rejection.rule in (Rule.OLD_RUN, Rule.STACK_ENDED):
+        if known is None or not origin.stack_id or rejection.rule is Rule.OLD_RUN:
             return None
-        if known.open is not None and known.open.stack_id == origin.stack_id:
-            known.open.note_rejection(rejection)
-            return known.open
+        # An ended stack reports what still comes for it, since a publisher gets no other answer.
+        if known.current is not None and known.current.stack_id == origin.stack_id:
+            known.current.note_rejection(rejection)
+            return known.current
+        if rejection.rule is Rule.STACK_ENDED:
+            return None
         if known.early_rejections and known.early_rejections[0].origin.stack_id != origin.stack_id:
             known.early_rejections.clear()
         if len(known.early_rejections) < MAX_EARLY_REJECTIONS:
@@ -276,6 +287,7 @@ class Ledger:
             acquisition=before.acquisition + 1 if before else 1,
             run_id=header.run_id,
             first_msg_number=header.msg_number,
+            n_lost_before=known.numbering.n_lost,
             shape=header.shape,
             dtype=header.dtype,
             pixel_size_um=header.pixel_size_um,
@@ -289,11 +301,18 @@ class Ledger:
         return acquisition
 
     def _displace(self, known: _Instrument) -> list[Acquisition]:
-        """End the open stack because another begins: without its end, only a full count is complete."""
+        """End the open stack because another begins: without its end, only what proves whole is complete.
+
+        Proof is the planned count, or, where none was given, that no message was lost since the stack opened.
+        """
         open_ = known.open
         if open_ is None:
             return []
-        whole = not open_.missing_index and len(open_.received) + open_.n_rejected >= open_.n_expected
+        # By index: a refused slice that came again in good order is one slice, and not every refusal is one.
+        n_accounted_for = len(open_.received.keys() | {i for i in open_.rejected_index if i >= 0})
+        counted = n_accounted_for >= open_.n_expected > 0
+        gapless = not open_.n_expected and known.numbering.n_lost <= open_.n_lost_before
+        whole = not open_.missing_index and (counted or gapless)
         self._close(known, open_, "complete" if whole else "incomplete")
         return [open_]
 

@@ -29,6 +29,7 @@ class Numbering:
             if number in hole:
                 parts = (range(hole.start, number), range(number + 1, hole.stop))
                 self._holes[position : position + 1] = [part for part in parts if part]
+                del self._holes[: -self._max_ranges]
                 self.n_lost -= 1
                 return "late"
         return "repeated"

@@ -30,7 +30,8 @@ MAX_SAFE_INTEGER = 2**53 - 1
 DTYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype("<u1"), "uint16": np.dtype("<u2")}
 
 _SLASH_LOOKALIKES = frozenset("\u2044\u2215\u29f8\u29f5\u27cb\u27cd")  # NFKC leaves these as they are
-_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "GREEK"})
+_LATIN_LOOKALIKES = frozenset("АВЕЅІЈКМНОРСТУХԌԚԜаеоѕіјрсухһԁԛԝԍΑΒΕΖΗΙΚΜΝΟΡΤΥΧονυϲϳ")
+"""Cyrillic and Greek letters that look Latin: fine among their own, not in a word with Latin letters."""
 
 
 def _integral(value: object) -> object:
@@ -60,11 +61,12 @@ def _safe_id(text: str) -> str:
         raise ValueError("must have printable characters only")
     if "/" in text or "\\" in text or _SLASH_LOOKALIKES & set(text):
         raise ValueError("must not have a slash, a backslash or a character that looks like one")
-    if unicodedata.normalize("NFKC", text) != text:
+    # The micro sign is what keyboards give for um; its normal form is the Greek letter.
+    if unicodedata.normalize("NFKC", text.replace("µ", "u")) != text.replace("µ", "u"):
         raise ValueError("must not have look-alike characters (its NFKC form differs)")
-    scripts = {unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha()} & _SCRIPTS
-    if len(scripts) > 1:
-        raise ValueError(f"must not mix look-alike scripts ({', '.join(sorted(scripts)).title()})")
+    has_latin = any(unicodedata.name(c, "").startswith("LATIN ") for c in text)
+    if has_latin and _LATIN_LOOKALIKES & set(text):
+        raise ValueError("must not mix Latin letters with letters of other scripts that look like them")
     return text
 
 
@@ -75,7 +77,8 @@ Nanoseconds = Annotated[WireInt, Field(ge=0, le=999_999_999)]
 Side = Annotated[WireInt, Field(ge=1, le=MAX_SIDE)]
 Pitch = Annotated[WireFloat, Field(gt=0, le=1_000)]
 Depth = Annotated[WireFloat, Field(ge=-1e6, le=1e6)]
-Instrument = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+INSTRUMENT_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+Instrument = Annotated[str, Field(pattern=INSTRUMENT_PATTERN)]
 RunId = Annotated[str, Field(max_length=200), AfterValidator(_encodable)]
 StackId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_safe_id)]
 NoStack = Literal[""]

@@ -94,6 +94,7 @@ class Acquisition:
     acquisition: int
     run_id: str
     first_msg_number: int
+    n_lost_before: int
     shape: tuple[int, int]
     dtype: str
     pixel_size_um: float

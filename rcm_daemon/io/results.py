@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import zmq
 
 if TYPE_CHECKING:
+    from rcm_daemon.core.stack import StackKey
     from rcm_daemon.io.sockets import Socket
 
 TOPIC_ROOT = b"strata."
+MAX_REQUESTS_A_TURN = 100
 _NOBODY = b"\x00"  # no subscription that is passed on matches this topic
 
 
@@ -24,30 +26,35 @@ class ResultsSocket:
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self._last: dict[bytes, bytes] = {}
+        self._last: dict[StackKey, tuple[bytes, bytes]] = {}
 
-    def publish(self, topic: bytes, message: bytes, *, keep: bool) -> None:
-        """Send to all subscribers; `keep` it for late joiners until a message of the topic is not kept."""
+    def publish(self, stack: StackKey, topic: bytes, message: bytes, *, keep: bool) -> None:
+        """Send to all subscribers; `keep` it for late joiners until a message of the stack is not kept.
+
+        Two acquisitions of one stack have one topic, and the older may end after the newer began.
+        """
         if keep:
-            self._last[topic] = message
+            self._last[stack] = topic, message
         else:
-            self._last.pop(topic, None)
+            self._last.pop(stack, None)
         self.socket.send_multipart([topic, message])
 
     def serve_subscriptions(self) -> None:
-        """Read what subscribers asked for, and answer newcomers."""
-        while self.socket.poll(0, zmq.POLLIN):
+        """Read what subscribers asked for, at most so much a turn, and answer newcomers."""
+        for _ in range(MAX_REQUESTS_A_TURN):
+            if not self.socket.poll(0, zmq.POLLIN):
+                return
             request = self.socket.recv()
-            wanted = request[1:]
-            # Whoever wants all topics is noted under their common root, so that _NOBODY matches nobody.
-            prefix = TOPIC_ROOT if TOPIC_ROOT.startswith(wanted) else wanted
-            waiting: list[bytes] = []
-            if request[:1] == b"\x01" and prefix.startswith(TOPIC_ROOT):
+            # Whoever wants everything is noted under the first letter of all topics, so that _NOBODY matches
+            # nobody. Other prefixes stand for themselves: one subscriber may hold several and give up one.
+            prefix = request[1:] or TOPIC_ROOT[:1]
+            waiting: list[tuple[bytes, bytes]] = []
+            if request[:1] == b"\x01" and (prefix.startswith(TOPIC_ROOT) or TOPIC_ROOT.startswith(prefix)):
                 self.socket.setsockopt(zmq.SUBSCRIBE, prefix)
-                waiting = [topic for topic in self._last if topic.startswith(prefix)]
+                waiting = [kept for kept in self._last.values() if kept[0].startswith(prefix)]
             elif request[:1] == b"\x00":
                 self.socket.setsockopt(zmq.UNSUBSCRIBE, prefix)
-            for topic in waiting:
-                self.socket.send_multipart([topic, self._last[topic]])
+            for topic_and_message in waiting:
+                self.socket.send_multipart(topic_and_message)
             if not waiting:
                 self.socket.send(_NOBODY)

@@ -11,29 +11,40 @@ from rcm_daemon.core.wire import MAX_SLICE_BYTES
 from rcm_daemon.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
-SLICES_QUEUED = 32
+SLICES_QUEUED = 2
+"""Slices in ZeroMQ's own queue, besides those in hand. While that queue is full libzmq does not read the
+connection at all, not even heartbeats, until half of it is free: with a long one a sender that is faster
+than the CNN would be taken for dead and disconnected, and all that it has queued would be lost."""
+SLICES_HEARTBEAT_MS = 2_000
+"""Longer than the CNN takes for any one slice, for the same reason."""
 RESULTS_QUEUED = 1_000
 MAX_REQUEST_BYTES = 64 * 1024
 LINGER_MS = 1_000
 
 
-def _watch_peers(socket: Socket) -> None:
-    """See a frozen or half-open peer within a second, and drop one that never finishes its handshake."""
-    socket.heartbeat_ivl = 200
-    socket.heartbeat_timeout = 600
+def _watch_peers(socket: Socket, interval_ms: int = 200, timeout_ms: int = 600) -> None:
+    """See a frozen or half-open peer within both times, and drop one that never finishes its handshake."""
+    socket.heartbeat_ivl = interval_ms
+    socket.heartbeat_timeout = timeout_ms
     socket.handshake_ivl = 3_000
     socket.tcp_keepalive = 1
 
 
 def connect_slices(context: Context, endpoints: Sequence[str], kind: Literal["sub", "pull"]) -> Socket:
-    """Connect to the controllers; a frame longer than any served slice gets its sender disconnected."""
+    """Connect to the controllers; a frame longer than any served slice gets its sender disconnected.
+
+    Raises
+    ------
+    ConfigurationError
+        An endpoint that nothing can be connected to.
+    """
     socket = context.socket(zmq.SUB if kind == "sub" else zmq.PULL)
-    _watch_peers(socket)
+    _watch_peers(socket, SLICES_HEARTBEAT_MS, SLICES_HEARTBEAT_MS)
     socket.maxmsgsize = MAX_SLICE_BYTES
     socket.rcvhwm = SLICES_QUEUED
     socket.reconnect_ivl = 100
@@ -41,7 +52,7 @@ def connect_slices(context: Context, endpoints: Sequence[str], kind: Literal["su
     if kind == "sub":
         socket.subscribe(b"")
     for endpoint in endpoints:
-        socket.connect(endpoint)
+        _open(socket, socket.connect, endpoint, "slices cannot be connected to")
     return socket
 
 
@@ -53,12 +64,17 @@ def bind(socket: Socket, endpoint: str, what: str) -> None:
     ConfigurationError
         Port in use, no such address, or not allowed.
     """
+    _open(socket, socket.bind, endpoint, f"{what} cannot be bound to")
+
+
+def _open(socket: Socket, attach: Callable[[str], object], endpoint: str, complaint: str) -> None:
+    socket.ipv6 = "[" in endpoint
     try:
-        socket.bind(endpoint)
+        attach(endpoint)
     except zmq.ZMQError as error:
         socket.close(linger=0)
         reason = os.strerror(error.errno) if error.errno and error.errno < 1_000 else str(error)
-        raise ConfigurationError([f"{what} cannot be bound to {endpoint}: {reason}"]) from error
+        raise ConfigurationError([f"{complaint} {endpoint}: {reason}"]) from error
 
 
 def bind_results(context: Context, endpoint: str) -> Socket:

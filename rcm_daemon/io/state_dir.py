@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEQ_BLOCK = 10_000
+
+log = logging.getLogger("rcm_daemon")
 
 
 class StateDir:
@@ -58,15 +62,24 @@ class StateDir:
         return self._seq
 
     def next_seq(self) -> int:
-        """Return the endpoint's next sequence number."""
+        """Return the endpoint's next sequence number.
+
+        Where the folder cannot be written (full, gone) numbers still rise; only a crash could repeat them.
+        """
         if self._seq >= self._reserved:
-            self._reserve()
+            try:
+                self._reserve()
+            except OSError as error:
+                log.error(
+                    "the state folder cannot be written (%s): results may repeat seq after a crash", error
+                )
         self._seq += 1
         return self._seq
 
     def close(self) -> None:
         """Give back what is left of the reserved block, and the lock."""
-        self._write(self._seq)
+        with contextlib.suppress(OSError):  # a folder that is full or gone costs only the rest of the block
+            self._write(self._seq)
         self._lock.close()
 
     def _reserve(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from rcm_daemon.core.controller import Controller, StackPlan
+from rcm_daemon.core.records import INSTRUMENT_PATTERN
 from rcm_daemon.core.wire import encode
 from rcm_daemon.errors import ConfigurationError
 
@@ -39,6 +41,9 @@ class Publisher:
     """
 
     def __init__(self, endpoint: str, instrument: str, run_id: str) -> None:
+        if not re.fullmatch(INSTRUMENT_PATTERN, instrument):
+            detail = f"an instrument's name must match {INSTRUMENT_PATTERN}, got {instrument!a}"
+            raise ConfigurationError([detail])
         self._controller = Controller(instrument, run_id)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tifffile
-from stack_files import write_images, write_imagej, write_ome, write_plain, write_vivastack
+from stack_files import write_imagej, write_images, write_ome, write_plain, write_vivastack
 
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.sessions import Networks
@@ -63,7 +63,9 @@ def replayed(forms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     finals = {}
     for form, words in forms.items():
-        done = rcm("replay", *words, "--json", "-", "--live-json", folder / form, "--csv", folder / f"{form}.csv")
+        done = rcm(
+            "replay", *words, "--json", "-", "--live-json", folder / form, "--csv", folder / f"{form}.csv"
+        )
         assert done.returncode == 0, done.stderr
         (line,) = done.stdout.splitlines()
         finals[form] = json.loads(line), folder
@@ -122,7 +124,9 @@ def test_a_bad_stack_among_good_ones_is_one_sentence_and_a_failure(forms, tmp_pa
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     grey = np.zeros((3, 40, 40), np.uint8)
-    cut = write_imagej(folder / "cut.tif", np.random.default_rng(0).integers(0, 255, (10, 64, 64), dtype=np.uint8))
+    cut = write_imagej(
+        folder / "cut.tif", np.random.default_rng(0).integers(0, 255, (10, 64, 64), dtype=np.uint8)
+    )
     cut.write_bytes(cut.read_bytes()[:20_000])
     mixed = write_images(folder / "mixed", grey)
     tifffile.imwrite(mixed / "slice9.tif", np.zeros((20, 20), np.uint8))

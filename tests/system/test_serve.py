@@ -110,7 +110,12 @@ def test_late_joiner_gets_the_newest_message_of_each_open_stack_and_nobody_else_
 
 def test_state_can_be_asked_for_open_and_ended_stacks(daemon):
     results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
-    send(controller, sender.start("old", 1, FIELD), sender.slice("old", 0, picture(0, FIELD)), sender.end("old", 1))
+    send(
+        controller,
+        sender.start("old", 1, FIELD),
+        sender.slice("old", 0, picture(0, FIELD)),
+        sender.end("old", 1),
+    )
     results.until(state="complete")
     send(controller, sender.start("new", 1, FIELD))
     newest = results.until(stack_id="new")
@@ -223,7 +228,9 @@ def test_all_faults_of_the_configuration_are_listed(tmp_path):
 
 @pytest.mark.hazard("H64")
 def test_remote_endpoint_without_encryption_is_refused(tmp_path, bundle):
-    result = run("serve", "--state-dir", str(tmp_path), "--bundle", str(bundle), "--results-bind", "tcp://*:6799")
+    result = run(
+        "serve", "--state-dir", str(tmp_path), "--bundle", str(bundle), "--results-bind", "tcp://*:6799"
+    )
     assert result.returncode == 78
     assert "is not loopback" in result.stderr
 
@@ -234,3 +241,56 @@ def test_bad_bundle_is_refused(tmp_path):
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert "manifest.json" in result.stderr
+
+
+def test_slice_of_an_ended_stack_is_refused_and_says_so(daemon):
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    send(controller, sender.slice("s", 0, picture(0, FIELD)), sender.end("s", 1))
+    assert results.until(state="complete")["n_rejected"] == 0
+    send(controller, sender.slice("s", 1, picture(1, FIELD)))
+    late = results.next()
+    assert (late["state"], late["n_slices"], late["rejected_index"]) == ("complete", 1, [1])
+    assert late["rejected_reason"][0].startswith("R203 stack_ended")
+
+
+def test_one_of_several_subscriptions_can_be_given_up(daemon):
+    results, controller = daemon.subscribe(b""), daemon.controller()
+    results.socket.subscribe(b"strata.")
+    results.socket.unsubscribe(b"")
+    assert daemon.ask({"htype": "get_health"})["ready"]
+    send(controller, Sender("m1").start("a"))
+    results.until(instrument="m1")
+    send(controller, Sender("m2").start("b"))
+    results.until(instrument="m2")
+
+
+@pytest.mark.hazard("H28")
+def test_sigterm_while_loading(tmp_path, bundle):
+    endpoint = free_endpoint()
+    command = [sys.executable, "-m", "rcm_daemon", "serve", "--state-dir", str(tmp_path / "state")]
+    command += ["--results-bind", endpoint, "--control-bind", free_endpoint(), "--bundle", str(bundle)]
+    process = subprocess.Popen(command)
+    with zmq.Context() as context:
+        with context.socket(zmq.SUB) as probe:
+            probe.reconnect_ivl = 1
+            monitor = probe.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            probe.connect(endpoint)
+            assert monitor.poll(30_000)
+            process.send_signal(signal.SIGTERM)
+            probe.disable_monitor()
+            monitor.close()
+    assert process.wait(30) == 0
+
+
+def test_slices_that_cannot_be_connected_to(tmp_path, bundle):
+    options = ["--state-dir", str(tmp_path), "--bundle", str(bundle), "--slices-connect", "tcp://127.0.0.1:*"]
+    options += ["--results-bind", free_endpoint(), "--control-bind", free_endpoint()]
+    result = run("serve", *options)
+    assert result.returncode == 78
+    assert result.stderr == "rcm-daemon: slices cannot be connected to tcp://127.0.0.1:*: Invalid argument\n"
+
+
+def test_simulate_refuses_a_name_that_is_none():
+    result = run("simulate", "phantom", "--bind", free_endpoint(), "--instrument", "m 1")
+    assert result.returncode == 78
+    assert len(result.stderr.splitlines()) == 1

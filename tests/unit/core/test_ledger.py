@@ -179,6 +179,14 @@ def test_another_stack_ends_the_open_one(desk, sender, n_planned, state):
     assert desk.stack.stack_id == "t"
 
 
+def test_a_stack_without_count_that_lost_messages_is_not_complete(desk, sender):
+    desk.send(sender.slice("s", 0))
+    stack = desk.stack
+    sender.lose(3)
+    desk.send(sender.slice("t", 0))
+    assert stack.state == "incomplete"
+
+
 def test_slice_of_a_new_id_opens_a_stack(desk, sender):
     desk.send(sender.slice("s", 0))
     outcome = desk.send(sender.slice("t", 0))
@@ -343,7 +351,9 @@ def test_final_state_waits_for_pending_slices(desk, sender):
 
 
 EVENTS = st.lists(
-    st.tuples(st.sampled_from(["start", "slice", "end", "lose", "damage", "repeat", "heartbeat"]), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(["start", "slice", "end", "lose", "damage", "repeat", "heartbeat"]), st.integers(0, 3)
+    ),
     max_size=40,
 )
 
@@ -384,3 +394,41 @@ def test_all_that_was_sent_is_accounted_for(events):
             n_refused += 1
     desk.send(sender.heartbeat())
     assert sender.next_number == n_accepted + n_refused + desk.ledger.n_lost("m1")
+
+
+def test_ended_stack_reports_what_still_comes_for_it(desk, sender):
+    desk.send(sender.start("s"))
+    stack = desk.stack
+    desk.send(sender.slice("s", 0))
+    desk.send(sender.end("s", 1))
+    with pytest.raises(Rejection) as caught:
+        desk.send(sender.slice("s", 1))
+    assert desk.ledger.reports(caught.value) is stack
+    assert (stack.state, stack.n_rejected, stack.rejected_index) == ("complete", 1, [1])
+    assert refuse(desk, sender.slice("s", 2, crc32=1)) is stack
+    assert stack.rejected_index == [1, 2]
+    desk.send(sender.start("t"))
+    with pytest.raises(Rejection) as caught:
+        desk.send(sender.slice("s", 3))
+    assert desk.ledger.reports(caught.value) is None
+
+
+def test_refusals_do_not_stand_in_for_missing_slices(desk, sender):
+    """Three are planned, one is refused and comes again, the last is lost before another stack begins."""
+    desk.send(sender.start("s", 3))
+    stack = desk.stack
+    refuse(desk, sender.slice("s", 0, crc32=1))
+    desk.send(sender.slice("s", 0))
+    desk.send(sender.slice("s", 1))
+    sender.lose()
+    desk.send(sender.start("t"))
+    assert stack.state == "incomplete"
+
+
+def test_loss_of_an_older_run_is_not_forgotten(desk):
+    old, new = Sender(run_id="a"), Sender(run_id="b")
+    desk.send(old.start("s"))
+    old.lose(2)
+    desk.send(old.slice("s", 0))
+    desk.send(new.start("t"))
+    assert (desk.ledger.n_lost("m1", "a"), desk.ledger.n_lost("m1", "b")) == (2, 0)

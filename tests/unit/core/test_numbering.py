@@ -36,3 +36,11 @@ def test_first_heartbeat_of_an_idle_controller_loses_nothing():
     numbering = Numbering()
     numbering.observe_highest(-1)
     assert numbering.n_lost == 0
+
+
+def test_late_messages_do_not_grow_the_list_of_holes():
+    numbering = Numbering(max_ranges=10)
+    numbering.observe(1_000_000)
+    assert [numbering.observe(number) for number in range(1, 100, 2)].count("late") == 50
+    assert numbering.n_lost == 1_000_000 - 50
+    assert numbering.observe(0) == "repeated"

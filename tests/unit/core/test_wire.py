@@ -173,7 +173,9 @@ def test_refusal_knows_the_sender_as_far_as_it_can_be_read():
     assert (origin.htype, origin.stack_id, origin.index) == ("slice", "s1", 7)
 
 
-@pytest.mark.parametrize("stack_id", ["s", "Müller #3", "日本", "пациент 7", "a b.c~d%", "x" * 200])
+@pytest.mark.parametrize(
+    "stack_id", ["s", "Müller #3", "日本", "пациент 7", "β-stack", "5 µm", "a b.c~d%", "x" * 200]
+)
 def test_printable_ids_are_accepted(stack_id):
     message = parse(slice_frames(stack_id=stack_id))
     assert isinstance(message, Slice)

@@ -42,12 +42,16 @@ def test_command_line_over_environment_over_file(tmp_path, monkeypatch):
 
 def test_lists_in_the_environment_are_words(monkeypatch):
     monkeypatch.setenv("RCM_SLICES_CONNECT", "tcp://127.0.0.1:1, tcp://localhost:2 ipc:///run/rcm")
-    assert load_settings(None, {}).slices_connect == ["tcp://127.0.0.1:1", "tcp://localhost:2", "ipc:///run/rcm"]
+    assert load_settings(None, {}).slices_connect == [
+        "tcp://127.0.0.1:1",
+        "tcp://localhost:2",
+        "ipc:///run/rcm",
+    ]
 
 
 def test_every_fault_is_listed(tmp_path, monkeypatch):
     config = tmp_path / "rcm.toml"
-    config.write_text('idle_timeout = 5\nmax_instruments = 0\n[slices]\nx = 1\n')
+    config.write_text("idle_timeout = 5\nmax_instruments = 0\n[slices]\nx = 1\n")
     monkeypatch.setenv("RCM_PROVIDER", "tpu")
     monkeypatch.setenv("RCM_BUNDEL", "x")
     found = faults(config=config, results_bind="localhost:99", slices_connect=["tcp://127.0.0.1:99999"])
@@ -74,7 +78,9 @@ def test_unreadable_file(tmp_path, text):
 
 
 @pytest.mark.hazard("H64")
-@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.7:1", "tcp://example.org:1"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.7:1", "tcp://example.org:1"]
+)
 @pytest.mark.parametrize("key", ["results_bind", "control_bind", "slices_connect"])
 def test_remote_endpoints_need_a_word(endpoint, key):
     value = [endpoint] if key == "slices_connect" else endpoint

@@ -30,6 +30,17 @@ def test_numbers_rise_over_a_crash_at_any_moment(tmp_path, monkeypatch):
         state._lock.close()  # the process dies: nothing is given back
 
 
+def test_numbers_rise_when_the_folder_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SEQ_BLOCK", 2)
+    state = StateDir(tmp_path / "gone")
+    (tmp_path / "gone" / "seq").unlink()
+    (tmp_path / "gone" / "lock").unlink()
+    (tmp_path / "gone").rmdir()
+    given = [state.next_seq() for _ in range(6)]
+    assert given == sorted(set(given))
+    state.close()
+
+
 @pytest.mark.hazard("H30")
 def test_a_second_holder_is_refused(tmp_path):
     state = StateDir(tmp_path)
