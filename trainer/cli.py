@@ -349,3 +349,35 @@ def _split(data_set, split: Path | None, out: Path, seed: int, shares: str):  # 
     parts = load_split(split, data_set) if split else draw_split(data_set, seed, numbers)
     parts.write(own)
     return parts
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of VivaStack folders, image folders and TIFF stacks, at any depth.")
+    ],
+    labels: Annotated[Path, typer.Option(help="Labels CSV, one row a slice; see docs/data.md.")],
+    out: Annotated[Path, typer.Option(help="Manifest CSV to write, or the folder for manifest.csv.")],
+    word_map: Annotated[
+        list[str] | None,
+        typer.Option("--map", help='Stratum of a label word, as "stratum corneum=epidermis"; repeatable.'),
+    ] = None,
+    z_step_um: Annotated[
+        float | None, typer.Option(help="Distance of neighbouring slices, where the labels give no depths.")
+    ] = None,
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Pitch of a pixel, instead of what the stacks state.")
+    ] = None,
+) -> None:
+    """Check recorded stacks and their labels, and write them down as a data set."""
+    from trainer.data.importing import import_set
+
+    done = import_set(
+        folder, labels, out, word_map=word_map or (), z_step_um=z_step_um, pixel_size_um=pixel_size_um
+    )
+    for warning in done.warnings:
+        typer.echo(f"rcm-trainer: warning: {warning}", err=True)
+    counts = ", ".join(f"{n} {stratum}" for stratum, n in done.n_slices.items())
+    typer.echo(
+        f"wrote {done.manifest}: {done.n_stacks} stacks of {done.n_patients} patients; slices: {counts}"
+    )

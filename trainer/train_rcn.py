@@ -84,19 +84,19 @@ class RcnRecipe:
 
     half_width: int = 1
     n_hidden: int = 64
-    n_epochs: int = 120
+    n_epochs: int = 80
     batch_size: int = 16
     max_slices: int = 0
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     falling_rate: bool = True
     weight_decay: float = 0.01
     recurrent_dropout: float = 0.2
-    input_dropout: float = 0.3
+    input_dropout: float = 0.4
     recurrent_l1: float = 1e-5
     label_smoothing: float = 0.05
     average_decay: float = 0.98
     standardised: bool = True
-    n_copies: int = 3
+    n_copies: int = 1
     prefixes: float = 0.0
     dropped_slices: float = 0.0
     seed: int = 0

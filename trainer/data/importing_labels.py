@@ -111,7 +111,9 @@ def read_labels(path: Path, words: dict[str, str], faults: list[str]) -> dict[st
         if row is not None:
             stacks[str(stack_path)].append(row)
     for column in ("label", *READERS):
-        found = [f"{word!r} ({n} rows)" for (name, word), n in unknown.items() if name == column]
+        found = [
+            f"{word!r} ({n} row{'s' * (n > 1)})" for (name, word), n in unknown.items() if name == column
+        ]
         if found:
             faults.append(
                 f"{column} must be one of {', '.join(words)} (give others with --map), got {', '.join(found)}"

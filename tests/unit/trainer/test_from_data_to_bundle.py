@@ -9,27 +9,20 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny_set import write_tiny_set
-from typer.testing import CliRunner
+from trainer_commands import CNN_OPTIONS, run
 
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.manifest import Manifest
-from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import BundleError, DataSetError
 from trainer import train_cnn as cnn_module
 from trainer import train_rcn as rcn_module
-from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
-from trainer.cli import app
 from trainer.data.manifest import load_data_set
-from trainer.data.phantoms import SetParameters, plan_stacks
 from trainer.data.prepared import fields_of_stack, prepare
 from trainer.data.split import draw_split, load_split
 from trainer.embeddings import embed_set
 from trainer.export import export_bundle
 from trainer.networks.preprocess import resize
-from trainer.offline import fresh_phantoms, run_bundles
 from trainer.run_folder import load_checkpoint
-from trainer.scores import Prediction, depths, score
 from trainer.train_cnn import CnnRecipe, load_cnn, train_cnn
 from trainer.train_rcn import load_rcn, preset, train_rcn
 
@@ -37,53 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CPU = torch.device("cpu")
-CNN_OPTIONS = (
-    "--width",
-    "0.125",
-    "--size",
-    "75",
-    "--batch-size",
-    "16",
-    "--precision",
-    "full",
-    "--threads",
-    "1",
-)
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None:
-        raise result.exception
-    return result.stdout
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """Make a folder with the set, a CNN, an RCN and both bundles, all made by the commands."""
-    folder = tmp_path_factory.mktemp("work")
-    data = write_tiny_set(folder / "data", 14)
-    cnn, rcn = folder / "cnn", folder / "rcn"
-    run(
-        "cnn",
-        "--data",
-        data,
-        "--out",
-        cnn,
-        *CNN_OPTIONS,
-        "--epochs",
-        "4",
-        "--shares",
-        "6,2,3",
-        "--workers",
-        "1",
-    )
-    run(
-        "rcn", "--data", data, "--cnn", cnn, "--out", rcn, "--epochs", "12", "--copies", "1", "--workers", "1"
-    )
-    run("export", "--cnn", cnn, "--rcn", rcn, "--out", folder / "whole", "--name", "tiny")
-    run("export", "--cnn", cnn, "--out", folder / "single", "--name", "tiny-single")
-    return folder
 
 
 def test_prepared_slices_are_what_the_graph_would_see(work: Path) -> None:
@@ -301,102 +247,3 @@ def test_export_refuses_strange_folders_and_strange_pairs(work: Path, tmp_path) 
     torch.save(checkpoint, tmp_path / "other.pt")
     with pytest.raises(DataSetError, match="belongs to the CNN it was trained on"):
         export_bundle(work / "cnn", tmp_path / "other.pt", tmp_path / "bundle", name="tiny")
-
-
-def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) -> None:
-    split = work / "cnn" / "split.json"
-    options = (
-        "--data",
-        work / "data",
-        "--split",
-        split,
-        "--train-data",
-        work / "data",
-        "--train-split",
-        split,
-    )
-    text = run(
-        "evaluate", work / "whole", "--single", work / "single", "--out", tmp_path, *options, "--workers", "1"
-    )
-    assert text.strip() == (tmp_path / "evaluation.md").read_text().strip()
-    result = json.loads((tmp_path / "evaluation.json").read_text())
-    assert "not a medical device" in result["notice"]
-    (one,) = result["sets"]
-    names = [
-        "tiny",
-        "its single-image CNN",
-        "depth only (boosted trees)",
-        "prior boundaries only",
-        "reader 1",
-        "reader 2",
-    ]
-    assert list(one["methods"]) == names
-    assert all(f"| {name} |" in text for name in names)
-    assert one["methods"]["reader 1"]["labels"]["accuracy"] == 1.0
-    # The bundle's row against torch, slice by slice.
-    data = load_data_set(work / "data")
-    stacks = [data.stacks[index] for index in load_split(split, data).stack_indices(data, "test")]
-    network, recurrent = load_cnn(work / "cnn")[0], load_rcn(work / "rcn")[0]
-    predictions = []
-    for stack in stacks:
-        fields = torch.from_numpy(np.stack(list(fields_of_stack(stack))))
-        with torch.inference_mode():
-            embeddings = network.embed(resize(fields, 75))
-            logits = recurrent(embeddings[None], torch.tensor([stack.n_slices]))[0]
-        labels = logits.argmax(1).numpy()
-        predictions.append(Prediction(labels, (None, None)))
-    agree = np.concatenate([s.readings["reader_1"] == s.readings["reader_2"] for s in stacks])
-    assert one["readers_agree"] == pytest.approx(agree.mean())
-    expected = score(stacks, predictions)
-    assert one["methods"]["tiny"]["confusion"] == expected["confusion"]
-    assert one["methods"]["tiny"]["impossible"] == expected["impossible"]
-
-
-def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:
-    stack = load_data_set(work / "data").stacks[0]
-    first, second = depths(stack.labels, stack.z_um)
-    assert first is not None
-    assert second is not None
-    n = stack.n_slices
-    said = [
-        Prediction(stack.labels, (first + 2.0, second)),
-        Prediction(np.zeros(n, np.int64), (None, None)),
-        Prediction(np.full(n, 2), (None, second - 4.0)),
-    ]
-    scores = score([stack] * 3, said)
-    farther = [max(b - stack.z_um[0], stack.z_um[-1] - b) for b in (first, second)]
-    assert scores["epidermis_dej"]["mae_um"] == pytest.approx((2 + 2 * farther[0]) / 3)
-    assert scores["epidermis_dej"]["median_um"] == pytest.approx(farther[0])
-    assert (scores["epidermis_dej"]["n_missed"], scores["dej_dermis"]["n_missed"]) == (2, 1)
-    assert scores["dej_dermis"]["mae_um"] == pytest.approx((farther[1] + 4) / 3)
-    flat = type(stack)(**{**vars(stack), "labels": np.zeros(n, np.int64)})
-    false = score([flat], [said[0]])
-    assert (false["epidermis_dej"]["n"], false["epidermis_dej"]["n_false"]) == (0, 1)
-
-
-def test_baselines_know_depth_only(work: Path) -> None:
-    stacks = load_data_set(work / "data").stacks
-    depth, prior = fit_depth_classifier(stacks), fit_prior_boundaries(stacks)
-    for baseline in (depth, prior):
-        accuracy = np.mean(np.concatenate([baseline.predict(s).labels == s.labels for s in stacks]))
-        assert accuracy > 0.7
-    shifted = type(stacks[0])(**{**vars(stacks[0]), "z_um": stacks[0].z_um + 100})
-    moved, before = prior.predict(shifted), prior.predict(stacks[0])
-    assert moved.labels.tolist() == before.labels.tolist()
-    assert moved.boundaries_um[0] == pytest.approx(before.boundaries_um[0] + 100)
-
-
-def test_fresh_phantoms_follow_from_the_bundle_alone(work: Path) -> None:
-    first = fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "one")
-    assert first == fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "one")
-    seeds = {plan.seed for plan, _ in first}
-    assert not seeds & {plan.seed for plan, _ in fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "two")}
-    assert not seeds & {plan.seed for plan, _ in fresh_phantoms("cd" * 32, 6, ("vivid", "pale"), "one")}
-    parameters = SetParameters(1, 1, 100, 100, 5.0, ("vivid",), 2.0)
-    (found,) = run_bundles(
-        [work / "whole", work / "single"], [(plan_stacks(parameters)[0], parameters)], 1, "phantom"
-    )
-    assert found.stack.family == "vivid"
-    assert [len(p) for p in found.probabilities] == [found.stack.n_slices] * 2
-    assert found.probabilities[0].shape[1] == len(STRATA)
-    assert set(found.stack.readings) == {"reader_1", "reader_2", "true_label"}

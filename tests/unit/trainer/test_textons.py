@@ -68,8 +68,8 @@ def test_patches_normalised_by_hand() -> None:
 def of_variances(*variances: float, n: int = 4000) -> np.ndarray:
     """Give data whose covariance is exactly diagonal, turned into a random basis."""
     rng = np.random.default_rng(3)
-    data = np.linalg.qr(rng.normal(size=(n, len(variances) + 1)) - 0)[0]
-    data = np.linalg.qr(data - data.mean(axis=0))[0][:, : len(variances)]
+    data = rng.normal(size=(n, len(variances)))
+    data = np.linalg.qr(data - data.mean(axis=0))[0]
     turn = np.linalg.qr(rng.normal(size=(len(variances), len(variances))))[0]
     return (data * np.sqrt(np.array(variances) * (n - 1))) @ turn
 
@@ -155,7 +155,7 @@ def test_weights_of_the_nearest_worked_by_hand() -> None:
     weights = nearest_weights(np.zeros((1, 1), np.float32), centres, 3)
     assert weights == pytest.approx(np.array([[4, 2, 1, 0]]) / 7)
     on_one = nearest_weights(np.ones((1, 1), np.float32), centres, 2)
-    assert on_one == pytest.approx([[1, 0, 0, 0]], abs=DISTANCE_FLOOR)
+    assert on_one == pytest.approx(np.eye(4)[:1], abs=DISTANCE_FLOOR)
 
 
 @given(st.integers(0, 1000))

@@ -91,7 +91,9 @@ def test_blank_images_have_a_histogram_too(models: dict[Method, TextonModel], me
 def test_too_small_an_image_is_refused(models: dict[Method, TextonModel], method: Method) -> None:
     least = {"hames": 7, "kaur": 5, "somoza": 49}[method]
     models[method].predict_proba(texture(0, 0)[: 2 * least, : 2 * least])
-    with pytest.raises(DataSetError, match=f"{least} rows and columns or more at 1 um, got {least} x {least - 1}"):
+    with pytest.raises(
+        DataSetError, match=f"{least} rows and columns or more at 1 um, got {least} x {least - 1}"
+    ):
         models[method].predict_proba(texture(0, 0)[: 2 * least, : 2 * least - 2])
 
 
@@ -109,11 +111,10 @@ def test_files_that_are_no_model(models: dict[Method, TextonModel], tmp_path: Pa
     path = tmp_path / "model.npz"
     models["kaur"].save(path)
     whole = path.read_bytes()
-    for name, data in (("cut", whole[: len(whole) // 2]), ("text", b"no model"), ("empty", b"")):
+    for data in (whole[: len(whole) // 2], b"no model", b""):
         path.write_bytes(data)
         with pytest.raises(DataSetError, match="schema rcm-textons-1"):
             load_texton_model(path)
-        assert name
     with pytest.raises(DataSetError, match="No such file"):
         load_texton_model(tmp_path / "none.npz")
     np.savez(path, schema=np.array("rcm-textons-0"))
@@ -143,7 +144,9 @@ def standardised(shares: np.ndarray) -> np.ndarray:
 
 def test_logistic_regression_is_scikit_learns(histograms: tuple[np.ndarray, np.ndarray]) -> None:
     shares, labels = histograms
-    model = LogisticRegression(C=classifiers.LOGISTIC_STRENGTH, max_iter=1000).fit(standardised(shares), labels)
+    model = LogisticRegression(C=classifiers.LOGISTIC_STRENGTH, max_iter=1000).fit(
+        standardised(shares), labels
+    )
     ours = fit_logistic(shares, labels).predict_proba(shares)
     assert ours == pytest.approx(model.predict_proba(standardised(shares)), abs=1e-9)
     assert np.mean(ours.argmax(axis=1) == labels) > 0.6

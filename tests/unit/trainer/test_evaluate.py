@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from trainer_commands import run
+
+from rcm_daemon.core.records import STRATA
+from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.data.manifest import load_data_set
+from trainer.data.phantoms import SetParameters, plan_stacks
+from trainer.data.prepared import fields_of_stack
+from trainer.data.split import load_split
+from trainer.networks.preprocess import resize
+from trainer.offline import fresh_phantoms, run_bundles
+from trainer.scores import Prediction, depths, score
+from trainer.train_cnn import load_cnn
+from trainer.train_rcn import load_rcn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) -> None:
+    split = work / "cnn" / "split.json"
+    options = (
+        "--data",
+        work / "data",
+        "--split",
+        split,
+        "--train-data",
+        work / "data",
+        "--train-split",
+        split,
+    )
+    text = run(
+        "evaluate", work / "whole", "--single", work / "single", "--out", tmp_path, *options, "--workers", "1"
+    )
+    assert text.strip() == (tmp_path / "evaluation.md").read_text().strip()
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert "not a medical device" in result["notice"]
+    (one,) = result["sets"]
+    names = [
+        "tiny",
+        "its single-image CNN",
+        "depth only (boosted trees)",
+        "prior boundaries only",
+        "reader 1",
+        "reader 2",
+    ]
+    assert list(one["methods"]) == names
+    assert all(f"| {name} |" in text for name in names)
+    assert one["methods"]["reader 1"]["labels"]["accuracy"] == 1.0
+    # The bundle's row against torch, slice by slice.
+    data = load_data_set(work / "data")
+    stacks = [data.stacks[index] for index in load_split(split, data).stack_indices(data, "test")]
+    network, recurrent = load_cnn(work / "cnn")[0], load_rcn(work / "rcn")[0]
+    predictions = []
+    for stack in stacks:
+        fields = torch.from_numpy(np.stack(list(fields_of_stack(stack))))
+        with torch.inference_mode():
+            embeddings = network.embed(resize(fields, 75))
+            logits = recurrent(embeddings[None], torch.tensor([stack.n_slices]))[0]
+        labels = logits.argmax(1).numpy()
+        predictions.append(Prediction(labels, (None, None)))
+    agree = np.concatenate([s.readings["reader_1"] == s.readings["reader_2"] for s in stacks])
+    assert one["readers_agree"] == pytest.approx(agree.mean())
+    expected = score(stacks, predictions)
+    assert one["methods"]["tiny"]["confusion"] == expected["confusion"]
+    assert one["methods"]["tiny"]["impossible"] == expected["impossible"]
+
+
+def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:
+    stack = load_data_set(work / "data").stacks[0]
+    first, second = depths(stack.labels, stack.z_um)
+    assert first is not None
+    assert second is not None
+    n = stack.n_slices
+    said = [
+        Prediction(stack.labels, (first + 2.0, second)),
+        Prediction(np.zeros(n, np.int64), (None, None)),
+        Prediction(np.full(n, 2), (None, second - 4.0)),
+    ]
+    scores = score([stack] * 3, said)
+    farther = [max(b - stack.z_um[0], stack.z_um[-1] - b) for b in (first, second)]
+    assert scores["epidermis_dej"]["mae_um"] == pytest.approx((2 + 2 * farther[0]) / 3)
+    assert scores["epidermis_dej"]["median_um"] == pytest.approx(farther[0])
+    assert (scores["epidermis_dej"]["n_missed"], scores["dej_dermis"]["n_missed"]) == (2, 1)
+    assert scores["dej_dermis"]["mae_um"] == pytest.approx((farther[1] + 4) / 3)
+    flat = type(stack)(**{**vars(stack), "labels": np.zeros(n, np.int64)})
+    false = score([flat], [said[0]])
+    assert (false["epidermis_dej"]["n"], false["epidermis_dej"]["n_false"]) == (0, 1)
+
+
+def test_baselines_know_depth_only(work: Path) -> None:
+    stacks = load_data_set(work / "data").stacks
+    depth, prior = fit_depth_classifier(stacks), fit_prior_boundaries(stacks)
+    for baseline in (depth, prior):
+        accuracy = np.mean(np.concatenate([baseline.predict(s).labels == s.labels for s in stacks]))
+        assert accuracy > 0.7
+    shifted = type(stacks[0])(**{**vars(stacks[0]), "z_um": stacks[0].z_um + 100})
+    moved, before = prior.predict(shifted), prior.predict(stacks[0])
+    assert moved.labels.tolist() == before.labels.tolist()
+    assert moved.boundaries_um[0] == pytest.approx(before.boundaries_um[0] + 100)
+
+
+def test_fresh_phantoms_follow_from_the_bundle_alone(work: Path) -> None:
+    first = fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "one")
+    assert first == fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "one")
+    seeds = {plan.seed for plan, _ in first}
+    assert not seeds & {plan.seed for plan, _ in fresh_phantoms("ab" * 32, 6, ("vivid", "pale"), "two")}
+    assert not seeds & {plan.seed for plan, _ in fresh_phantoms("cd" * 32, 6, ("vivid", "pale"), "one")}
+    parameters = SetParameters(1, 1, 100, 100, 5.0, ("vivid",), 2.0)
+    (found,) = run_bundles(
+        [work / "whole", work / "single"], [(plan_stacks(parameters)[0], parameters)], 1, "phantom"
+    )
+    assert found.stack.family == "vivid"
+    assert [len(p) for p in found.probabilities] == [found.stack.n_slices] * 2
+    assert found.probabilities[0].shape[1] == len(STRATA)
+    assert set(found.stack.readings) == {"reader_1", "reader_2", "true_label"}
