@@ -66,6 +66,7 @@ def phantom(
 ) -> None:
     """Write a data set of phantom stacks: TIFFs, manifest.csv and stacks.csv."""
     from rcm_daemon.simulator import TRAINING_FAMILIES
+    from trainer.data.agreement import agreement_report
     from trainer.data.phantoms import write_phantom_set
     from trainer.progress import progress_bar
 
@@ -89,6 +90,8 @@ def phantom(
             progress=show,
         )
     typer.echo(f"wrote {manifest}")
+    for name, value in agreement_report(manifest).items():
+        typer.echo(f"{name.replace('_', ' '):32} {value:.4g}")
 
 
 @app.command()

@@ -100,3 +100,10 @@ def test_state_folder(monkeypatch):
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.setenv("XDG_STATE_HOME", "/home/x/state")
     assert default_state_dir() == Path("/home/x/state/rcm-daemon")
+
+
+def test_the_example_file_holds_the_defaults():
+    example = Path(__file__).parents[3] / "deploy/rcm-daemon.toml"
+    assert load_settings(example, {}) == load_settings(None, {})
+    text = example.read_text()
+    assert all(f"{name} = " in text for name in Settings.model_fields)
