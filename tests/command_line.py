@@ -8,9 +8,9 @@ import sys
 
 COMMANDS = {
     "rcm-daemon": ("serve", "replay", "simulate", "demo", "watch", "check", "schema"),
-    "rcm-trainer": ("phantom", "cnn", "rcn", "export", "evaluate"),
+    "rcm-trainer": ("phantom", "import", "cnn", "rcn", "export", "evaluate"),
 }
-MODULES = {"rcm-daemon": "rcm_daemon", "rcm-trainer": "trainer.entry"}
+MODULES = {"rcm-daemon": "rcm_daemon", "rcm-trainer": "trainer"}
 
 
 def help_of(program: str, command: str) -> str:
@@ -18,7 +18,7 @@ def help_of(program: str, command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "100"}
     words = [sys.executable, "-m", MODULES[program], command, "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
-    text = done.stdout.replace("python -m rcm_daemon", program).replace("python -m trainer.entry", program)
+    text = done.stdout.replace("python -m rcm_daemon", program).replace("python -m trainer", program)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 

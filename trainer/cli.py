@@ -1,4 +1,4 @@
-"""Commands of `rcm-trainer`: phantom, cnn, rcn, export, evaluate.
+"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, export, evaluate.
 
 torch and the modules that need it are imported inside the commands, so that `--help` answers at once.
 """

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rcm_daemon.bundle.field import PITCH_TOLERANCE
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError, StackFileError
 from rcm_daemon.readers.opening import open_stack
@@ -219,7 +220,8 @@ def _warn_of_turns(name: str, rows: list[LabelledSlice], findings: _Findings) ->
 
 
 def _check_pitch(findings: _Findings) -> None:
-    if len(findings.pitches) > 1:
+    # Resolution tags are ratios of whole numbers: equal pitches may differ in their last digits.
+    if findings.pitches and max(findings.pitches) > min(findings.pitches) * (1 + PITCH_TOLERANCE):
         shown = ", ".join(f"{pitch:g} um in {_some(names)}" for pitch, names in findings.pitches.items())
         findings.faults.append(
             f"all stacks must have one pitch, got {shown}: if a file states a wrong one, give --pixel-size-um"

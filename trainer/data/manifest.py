@@ -213,7 +213,8 @@ def _sizes(files: set[Path], faults: list[str]) -> dict[Path, int]:
     sizes = {}
     for file in sorted(files):
         try:
-            sizes[file] = file.stat().st_size
+            inside = sorted(file.iterdir()) if file.is_dir() else [file]
+            sizes[file] = sum(entry.stat().st_size for entry in inside)
         except OSError:
             faults.append(f"{file} does not exist")
     return sizes

@@ -20,7 +20,7 @@ from rcm_daemon.errors import DataSetError
 
 LOGISTIC_STRENGTH = 0.01
 HIDDEN_UNITS = (64, 32)
-NETWORK_DECAY = 0.1
+NETWORK_DECAY = 0.01
 N_EPOCHS = 200
 N_NEIGHBOURS = 15
 

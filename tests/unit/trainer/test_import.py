@@ -210,6 +210,9 @@ def test_mixed_pitch(tiffs: Path) -> None:
     assert "all stacks must have one pitch, got 0.5 um in a.tif, b.tif, 1 um in wide.tif" in said
     data = load_data_set(take(tiffs, rows, pixel_size_um=1.0).manifest)
     assert {stack.pixel_size_um for stack in data.stacks} == {1.0}
+    write_imagej(tiffs / "wide.tif", stack_of(2, 5), resolution=(1.9999, 1.9999))  # as good as 0.5 um
+    data = load_data_set(take(tiffs, rows, pixel_size_um=None).manifest)
+    assert {round(stack.pixel_size_um, 3) for stack in data.stacks} == {0.5}
 
 
 def test_an_image_twice_in_one_stack(tiffs: Path) -> None:

@@ -1,0 +1,5 @@
+"""`python -m trainer` is `rcm-trainer`."""
+
+from trainer.entry import main
+
+main()
