@@ -19,6 +19,9 @@ from torch.nn import functional
 from rcm_daemon.errors import DataSetError
 
 N_NOISE_FIELDS = 24
+GRAINS_PX = (0.0, 0.0, 0.6, 1.0, 1.6)
+"""Gaussian sigmas of the noise fields in turn: speckle has a grain, and every instrument another one."""
+CLOUD_CELLS = 5
 NOISE_MARGIN = 64
 CPU_CHUNK = 8
 PIVOT = 80.0
@@ -48,6 +51,8 @@ class Augmentation:
         Largest offset in grey levels, and largest natural logarithm of the gain (both saturate at 0 and 255).
     vignette
         Largest loss of light in the corners, as a share.
+    clouds
+        Largest deviation of a slow change of brightness across the field, as a natural logarithm.
     speckle
         Largest standard deviation of multiplicative noise.
     noise
@@ -58,17 +63,18 @@ class Augmentation:
 
     rotation: float = math.pi
     flip: float = 0.5
-    zoom: float = 0.15
+    zoom: float = 0.2
     stretch: float = 0.12
     shear: float = 0.12
     shift: float = 0.1
-    gamma: float = 0.35
+    gamma: float = 0.5
     brightness: float = 25.0
     contrast: float = 0.35
-    vignette: float = 0.4
-    speckle: float = 0.25
-    noise: float = 10.0
-    blur: float = 1.0
+    vignette: float = 0.5
+    clouds: float = 0.2
+    speckle: float = 0.35
+    noise: float = 12.0
+    blur: float = 1.3
 
     def without(self, names: list[str]) -> Augmentation:
         """Switch the named kinds off.
@@ -171,6 +177,7 @@ class Augmenter:
             "offset": spread(how.brightness),
             "vignette": spread(how.vignette).clamp(min=0),
             "centre": torch.stack([spread(0.3), spread(0.3)], 1),
+            "clouds": self._clouds(n_slices).to(device) * spread(how.clouds).view(-1, 1, 1),
             "speckle": spread(how.speckle).clamp(min=0),
             "noise": spread(how.noise).clamp(min=0),
             "blur": spread(how.blur).clamp(min=0),
@@ -189,6 +196,8 @@ class Augmenter:
             x_BSS = _blur(x_BSS, drawn["blur"])
         if how.vignette:
             x_BSS *= _vignette(x_BSS, drawn["vignette"], drawn["centre"])
+        if how.clouds:
+            x_BSS *= torch.exp(_stretched(drawn["clouds"], x_BSS.shape[1]))
         if how.gamma:
             x_BSS = x_BSS.mul_(1 / 255).clamp_(min=1e-6).pow_(_column(drawn["gamma"])).mul_(255)
         if how.speckle or how.noise:
@@ -198,15 +207,33 @@ class Augmenter:
             x_BSS = x_BSS.sub_(PIVOT).mul_(_column(drawn["gain"])).add_(_column(drawn["offset"] + PIVOT))
         return x_BSS.clamp_(0, 255)
 
+    def _clouds(self, n_slices: int) -> torch.Tensor:
+        return torch.randn(n_slices, CLOUD_CELLS, CLOUD_CELLS, generator=self.generator)
+
     def _noise(self, x_BSS: torch.Tensor) -> torch.Tensor:
         # Drawing fresh Gaussian noise costs as much as the warp: take shifted views of a bank drawn once.
         n_slices, side, _ = x_BSS.shape
         if self._noise_NSS is None or self._noise_NSS.shape[1] != side + NOISE_MARGIN:
             shape = (N_NOISE_FIELDS, side + NOISE_MARGIN, side + NOISE_MARGIN)
-            self._noise_NSS = torch.randn(shape, generator=self.generator).to(x_BSS.device)
+            self._noise_NSS = _grained(torch.randn(shape, generator=self.generator)).to(x_BSS.device)
         row, column = torch.randint(NOISE_MARGIN, (2,), generator=self.generator).tolist()
         which = torch.randint(N_NOISE_FIELDS, (n_slices,), generator=self.generator).to(x_BSS.device)
         return self._noise_NSS[:, row : row + side, column : column + side][which]
+
+
+def _grained(noise_NSS: torch.Tensor) -> torch.Tensor:
+    """Blur white fields by `GRAINS_PX` in turn; the coarser the grain, the weaker, or it buries the cells."""
+    grains_N = torch.tensor(GRAINS_PX).repeat(-(-len(noise_NSS) // len(GRAINS_PX)))[: len(noise_NSS)]
+    grained_NSS = _blur(noise_NSS, grains_N)
+    return grained_NSS / (grained_NSS.std(dim=(1, 2)) * (1 + grains_N)).view(-1, 1, 1)
+
+
+def _stretched(cells_BCC: torch.Tensor, side: int) -> torch.Tensor:
+    """Draw a coarse grid of values out over [B, side, side], smoothly."""
+    size = (side, side)
+    return functional.interpolate(
+        cells_BCC.unsqueeze(1), size=size, mode="bicubic", align_corners=False
+    ).squeeze(1)
 
 
 def _column(values_B: torch.Tensor) -> torch.Tensor:
