@@ -78,9 +78,10 @@ def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:
     """Show one message: its newest rows, boundaries, and what the daemon measured."""
     notes = (
         f"{fields['instrument']}  {fields['state']}  {fields['n_slices']} slices  "
-        f"{fields['n_missing']} missing  {fields['n_rejected']} rejected  {fields['n_lost']} messages lost  "
-        f"{fields['total_ms']:.1f} ms"
+        f"{fields['n_missing']} missing  {fields['n_rejected']} rejected  {fields['n_lost']} messages lost"
     )
+    if fields["total_ms"]:
+        notes += f"  newest after {fields['total_ms']:.1f} ms"
     return Group(stack_report(view_of_fields(fields), n_rows=n_rows), Text(notes, style="dim"))
 
 
