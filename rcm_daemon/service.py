@@ -137,19 +137,13 @@ class Service:
         try:
             message = parse([frame.buffer for frame in frames])
         except Rejection as rejection:
-            self._count(rejection)
-            stack = self._ledger.refuse(rejection)
-            if stack is not None:
-                self._publish(stack, Latency())
+            self._report(rejection, self._ledger.refuse(rejection))
             return
         self._n_slices += isinstance(message, Slice)
         try:
             outcome = self._ledger.accept(message, time.monotonic())
         except Rejection as rejection:
-            self._count(rejection)
-            stack = self._ledger.reports(rejection)
-            if stack is not None:
-                self._publish(stack, Latency())
+            self._report(rejection, self._ledger.reports(rejection))
             return
         for stack in outcome.changed:
             self._publish(stack, Latency())
@@ -198,11 +192,14 @@ class Service:
             while len(self._ended) > self._settings.n_ended_kept:
                 self._ended.popitem(last=False)
 
-    def _count(self, rejection: Rejection) -> None:
+    def _report(self, rejection: Rejection, stack: Acquisition | None) -> None:
+        """Count and log a refused message, and publish the stack whose results report it, if any."""
         self._rejections[rejection.rule.name] += 1
         # Stack ids can hold patients' names, so the log names the rule and the instrument only.
         who = rejection.origin.instrument or "unknown"
         log.warning("R%d %s: a message of %s", rejection.rule.value, rejection.rule.name.lower(), who)
+        if stack is not None:
+            self._publish(stack, Latency())
 
     def _answer(self) -> None:
         frames = self._control.recv_multipart()
