@@ -1,1 +1,1 @@
-"""TODO."""
+"""Data sets: manifests, patient-level splits, augmentation, phantom sets, import."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The networks, and what happens to a slice before the first of them."""
