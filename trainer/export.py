@@ -51,7 +51,8 @@ def export_bundle(
     cnn
         Run folder or checkpoint of the CNN.
     rcn
-        That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head.
+        That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head, or of
+        kind context where the CNN sees a slice between its neighbours.
     out
         Folder of the bundle; what an earlier export left there is replaced.
     name, version
@@ -72,7 +73,7 @@ def export_bundle(
     network, cnn_checkpoint = load_cnn(cnn)
     checkpoints = {"cnn": cnn_checkpoint}
     recurrent, half_width, max_slices = None, 0, 0
-    kind: Kind = "single"
+    kind: Kind = "single" if network.n_slices == 1 else "context"
     if rcn is not None:
         recurrent, checkpoints["rcn"] = load_rcn(rcn)
         architecture = recurrent.architecture
@@ -147,6 +148,10 @@ def _golden(
     phantom = make_phantom(GOLDEN_SEED, shape=FIELD_SHAPE, pixel_size_um=FIELD_PIXEL_SIZE_UM)
     indices = np.linspace(0, len(phantom) - 1, n_slices).round().astype(int)
     slices_NRC = np.stack([phantom.render(int(index)) for index in indices])
+    if embedder.network.n_slices > 1:
+        # Neighbours among the golden slices will do: what they show does not matter here.
+        slices_NRC = np.stack([slices_NRC[:-2], slices_NRC[1:-1], slices_NRC[2:]], axis=1)
+        indices = indices[1:-1]
     with torch.inference_mode():
         parts = [embedder(torch.from_numpy(slices_NRC[n : n + 1])).numpy() for n in range(len(slices_NRC))]
     embeddings_NE = np.concatenate(parts)

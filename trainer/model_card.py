@@ -53,7 +53,7 @@ def model_card(
 
 Labels the slices of a reflectance confocal microscopy stack of skin as epidermis, dermal-epidermal
 junction (DEJ) or dermis. {_labelling(checkpoints)}
-The slices go through a one-channel Inception-V3 of width {recipe["width"]:g} at
+The slices go through a {recipe.get("n_slices", 1)}-channel Inception-V3 of width {recipe["width"]:g} at
 {recipe["size"]} x {recipe["size"]} pixels, to 256 values each.
 
 After Bozkurt et al., "Skin strata delineation in reflectance confocal microscopy images using recurrent
@@ -97,6 +97,8 @@ embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} i
 
 
 def _labelling(checkpoints: dict[str, dict[str, Any]]) -> str:
+    if checkpoints["cnn"]["recipe"].get("n_slices", 1) > 1:
+        return "Each slice is labelled by a CNN that sees it between its two neighbours (replay only)."
     if "rcn" not in checkpoints:
         return "Each slice is labelled on its own, by the CNN's head."
     network = RcnRecipe(**checkpoints["rcn"]["recipe"]).architecture

@@ -34,6 +34,8 @@ class _Trunk(torch.nn.Module):
 def cnn_graph(network: InceptionStrata, field_shape: tuple[int, int]) -> onnx.ModelProto:
     """Build cnn.onnx: "slices" uint8 [batch, rows, columns] to "embeddings" float32 [batch, 256].
 
+    A network over three slices takes [batch, 3, rows, columns].
+
     Parameters
     ----------
     network
@@ -43,13 +45,14 @@ def cnn_graph(network: InceptionStrata, field_shape: tuple[int, int]) -> onnx.Mo
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     size = network.size
+    channels = [] if network.n_slices == 1 else [network.n_slices]
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # torch calls this exporter the old one; the new one bakes sizes in and cannot be merged as simply.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             _Trunk(network).eval(),
-            (torch.zeros(2, size, size),),
+            (torch.zeros(2, *channels, size, size),),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
@@ -59,13 +62,14 @@ def cnn_graph(network: InceptionStrata, field_shape: tuple[int, int]) -> onnx.Mo
         )
     trunk = onnx.load_from_string(buffer.getvalue()).graph
     rows, columns = field_shape
+    # Resize takes images with channels, which neighbours are and a slice alone is not.
+    images, resized = ("grey", "field") if channels else ("grey_image", "field_image")
     nodes = [
         helper.make_node("Cast", ["slices"], ["grey"], "preprocess_cast", to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["grey", "preprocess_axis"], ["grey_image"], "preprocess_unsqueeze"),
         helper.make_node(
             "Resize",
-            ["grey_image", "", "", "preprocess_size"],
-            ["field_image"],
+            [images, "", "", "preprocess_size"],
+            [resized],
             "preprocess_resize",
             axes=[2, 3],  # so that the batch stays free
             mode="linear",
@@ -73,16 +77,17 @@ def cnn_graph(network: InceptionStrata, field_shape: tuple[int, int]) -> onnx.Mo
             antialias=1,
             exclude_outside=1,
         ),
-        helper.make_node("Squeeze", ["field_image", "preprocess_axis"], ["field"], "preprocess_squeeze"),
     ]
-    constants = [
-        numpy_helper.from_array(np.array([1], np.int64), "preprocess_axis"),
-        numpy_helper.from_array(np.array([size, size], np.int64), "preprocess_size"),
-    ]
+    constants = [numpy_helper.from_array(np.array([size, size], np.int64), "preprocess_size")]
+    if not channels:
+        axis = "preprocess_axis"
+        nodes.insert(1, helper.make_node("Unsqueeze", ["grey", axis], [images], "preprocess_unsqueeze"))
+        nodes.append(helper.make_node("Squeeze", [resized, axis], ["field"], "preprocess_squeeze"))
+        constants.append(numpy_helper.from_array(np.array([1], np.int64), axis))
     graph = helper.make_graph(
         [*nodes, *trunk.node],
         "cnn",
-        [helper.make_tensor_value_info("slices", TensorProto.UINT8, ["batch", rows, columns])],
+        [helper.make_tensor_value_info("slices", TensorProto.UINT8, ["batch", *channels, rows, columns])],
         [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", EMBEDDING_SIZE])],
         [*constants, *trunk.initializer],
     )
