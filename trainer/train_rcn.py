@@ -36,7 +36,7 @@ from trainer.sequences import IGNORED, WholeStacks, pad
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from trainer.data.manifest import DataSet
@@ -131,8 +131,19 @@ PAPER = RcnRecipe(
 PRESETS = {"ours": OURS, "paper": PAPER}
 
 
-def preset(name: str, **changes: float | int | str | None) -> RcnRecipe:
-    """Take a preset and change what is not None.
+def preset(
+    name: str, method: Mapping[str, Any] | None = None, **changes: float | int | str | None
+) -> RcnRecipe:
+    """Take a preset, make it a method's, and change what is not None.
+
+    Parameters
+    ----------
+    name
+        `ours` or `paper`.
+    method
+        Fields that make the recipe one of `trainer.methods`.
+    changes
+        Fields to change in the end.
 
     Raises
     ------
@@ -142,7 +153,7 @@ def preset(name: str, **changes: float | int | str | None) -> RcnRecipe:
     if name not in PRESETS:
         raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **given)
+    return replace(PRESETS[name], **{**(method or {}), **given})
 
 
 def train_rcn(
