@@ -106,6 +106,9 @@ class RcnRecipe:
     dropped_slices: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _ = self.architecture  # what cannot be built is refused before slices are embedded for it
+
     @property
     def architecture(self) -> Architecture:
         """The network this recipe trains."""

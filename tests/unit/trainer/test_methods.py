@@ -29,6 +29,11 @@ def test_every_recurrent_method_is_a_recipe_that_sees_what_it_says(name: str, re
     assert network.max_slices == 71 or name != "global"
 
 
+def test_a_recipe_that_cannot_be_built_is_refused_at_once() -> None:
+    with pytest.raises(DataSetError, match="longest stack, got 0"):
+        preset("ours", METHODS["global"].changes, max_slices=0)
+
+
 def test_every_convolutional_method_is_a_recipe() -> None:
     rows = [row for row in METHODS.values() if row.trained_by == "cnn"]
     slices = {row.name: CnnRecipe(**row.changes).n_slices for row in rows}
