@@ -78,7 +78,7 @@ class Replayer:
             received = self._controller.slice(plan, index, image, time.time_ns())
             self._ledger.accept(received, 0.0)
             started_ns = time.monotonic_ns()
-            embedded = embed_slice(self._networks, received)
+            embedded = embed_slice(self._networks, received, self._neighbours(stack, index))
             embedded_ns = time.monotonic_ns()
             take_in(self._ledger, acquisition, embedded, self._networks.label)
             if acquisition.rejected_reason:
@@ -95,6 +95,17 @@ class Replayer:
             progress()
         self._ledger.accept(self._controller.end(plan, len(stack.z_um)), 0.0)
         return Replayed(self._message(acquisition, Latency()), tuple(live), tuple(thumbnails))
+
+    def _neighbours(
+        self, stack: RecordedStack, index: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """Read the slices above and below in depth, at an end the slice itself, for a CNN that sees them."""
+        if self._networks.manifest.kind != "context":
+            return None
+        by_depth = sorted(range(stack.n_slices), key=stack.z_um.__getitem__)
+        place = by_depth.index(index)
+        above, below = by_depth[max(place - 1, 0)], by_depth[min(place + 1, stack.n_slices - 1)]
+        return stack.read(above), stack.read(below)
 
     def _message(self, acquisition: Acquisition, latency: Latency) -> StrataMessage:
         self._seq += 1

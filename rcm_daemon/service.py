@@ -26,7 +26,7 @@ from rcm_daemon.core.pipeline import take_in
 from rcm_daemon.core.records import Slice
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.wire import parse
-from rcm_daemon.errors import InferenceError
+from rcm_daemon.errors import BundleError, InferenceError
 from rcm_daemon.io.notify import notify
 from rcm_daemon.io.results import ResultsSocket
 from rcm_daemon.io.sockets import Context, bind_control, bind_results, connect_slices
@@ -69,6 +69,11 @@ class Service:
             self._results = ResultsSocket(bind_results(self._context, settings.results_bind))
             self._control = bind_control(self._context, settings.control_bind)
             bundle = load_verified(resolve_bundle(settings.bundle))
+            if bundle.manifest.kind == "context":
+                raise BundleError(
+                    f"a daemon labels the newest slice before the one below it is there, bundle "
+                    f"{bundle.manifest.name} needs both: label recorded stacks with rcm-daemon replay"
+                )
             self._networks = Networks.open(bundle, settings.provider, settings.n_threads)
             self._networks.warm_up()
         except BaseException:

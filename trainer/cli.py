@@ -34,6 +34,9 @@ SplitOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
+MethodOption = Annotated[
+    str | None, typer.Option(help="Method of the paper's comparison, by its plain name.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -98,6 +101,7 @@ def phantom(
 def cnn(
     data: DataOption,
     out: OutOption,
+    method: MethodOption = None,
     width: Annotated[float, typer.Option(help="Multiplier of Inception-V3's channel counts.")] = 0.25,
     size: Annotated[int, typer.Option(help="Side of the network's input in pixels, at least 75.")] = 192,
     epochs: Annotated[int, typer.Option(help="Number of epochs.")] = 30,
@@ -130,9 +134,10 @@ def cnn(
     workers: WorkersOption = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
-    """Train the single-image classifier (Inception-V3, compact by default)."""
+    """Train the convolutional classifier (Inception-V3, compact by default; iv3-context sees neighbours)."""
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
+    from trainer.methods import method_of
     from trainer.precision import choose_device
     from trainer.train_cnn import CnnRecipe, train_cnn
 
@@ -148,6 +153,7 @@ def cnn(
         label_smoothing=label_smoothing,
         seed=seed,
         switched_off=tuple(without or ()),
+        **method_of(method, "cnn"),
     )
     chosen = choose_device(device)
     _set_threads(threads)
@@ -173,10 +179,12 @@ def rcn(
     data: DataOption,
     cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN whose embeddings are used.")],
     out: OutOption,
+    method: MethodOption = None,
     preset: Annotated[str, typer.Option(help="ours, or paper (the published recipe, literally).")] = "ours",
     half_width: Annotated[
         int | None, typer.Option(help="D of the Toeplitz attention (kernel 2D+1); 1 by default.")
     ] = None,
+    max_slices: Annotated[int | None, typer.Option(help="Clip longer stacks; longest of global's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs, instead of the preset's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Stacks a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
@@ -207,13 +215,14 @@ def rcn(
     workers: WorkersOption = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
 ) -> None:
-    """Train the recurrent network with Toeplitz attention on a trained CNN's embeddings."""
+    """Train a recurrent network, by default with Toeplitz attention, on a trained CNN's embeddings."""
     import torch
 
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
     from trainer.data.split import load_split
     from trainer.embeddings import embed_set
+    from trainer.methods import method_of
     from trainer.precision import choose_device
     from trainer.run_folder import state_digest
     from trainer.train_cnn import load_cnn
@@ -222,7 +231,9 @@ def rcn(
 
     recipe = take_preset(
         preset,
+        method_of(method, "rcn"),
         half_width=half_width,
+        max_slices=max_slices,
         n_epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -238,6 +249,8 @@ def rcn(
     chosen = choose_device(device)
     _set_threads(threads)
     network, checkpoint = load_cnn(cnn)
+    if network.n_slices > 1:
+        raise DataSetError(f"a recurrent network takes a CNN of single slices, {cnn} sees {network.n_slices}")
     data_set = load_data_set(data)
     # The CNN's own split: with another one, patients it was trained on would stand in the validation part.
     beside = (cnn if cnn.is_dir() else cnn.parent) / "split.json"

@@ -21,7 +21,8 @@ from trainer.data.prepared import FIELD_PIXEL_SIZE_UM, FIELD_SHAPE
 from trainer.model_card import model_card
 from trainer.networks.inception import SliceEmbedder
 from trainer.networks.rcn import RCN_INPUTS
-from trainer.onnx_graphs import cnn_graph, head_graph, rcn_graph
+from trainer.onnx_graphs import cnn_graph, head_graph
+from trainer.onnx_recurrent import rcn_graph
 from trainer.run_folder import state_digest, this_command, versions
 from trainer.train_cnn import load_cnn
 from trainer.train_rcn import load_rcn
@@ -50,7 +51,8 @@ def export_bundle(
     cnn
         Run folder or checkpoint of the CNN.
     rcn
-        That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head.
+        That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head, or of
+        kind context where the CNN sees a slice between its neighbours.
     out
         Folder of the bundle; what an earlier export left there is replaced.
     name, version
@@ -70,10 +72,14 @@ def export_bundle(
     """
     network, cnn_checkpoint = load_cnn(cnn)
     checkpoints = {"cnn": cnn_checkpoint}
-    recurrent, half_width = None, 0
+    recurrent, half_width, max_slices = None, 0, 0
+    kind: Kind = "single" if network.n_slices == 1 else "context"
     if rcn is not None:
         recurrent, checkpoints["rcn"] = load_rcn(rcn)
-        half_width = recurrent.attention.half_width
+        architecture = recurrent.architecture
+        kind = "partial" if architecture.window else "whole"
+        half_width = architecture.half_width if architecture.attention == "toeplitz" else 0
+        max_slices = architecture.max_slices if architecture.attention == "global" else 0
         if checkpoints["rcn"]["provenance"]["cnn_digest"] != state_digest(network.state_dict()):
             raise DataSetError(
                 f"an RCN belongs to the CNN it was trained on, {rcn} was trained on another than {cnn}"
@@ -93,15 +99,14 @@ def export_bundle(
                 logits = recurrent(rows.unsqueeze(0), torch.tensor([len(rows)]))[0]
             return torch.softmax(logits, -1).numpy()
 
-    golden = _golden(SliceEmbedder(network), probabilities)
+    golden = _golden(SliceEmbedder(network), probabilities, min(N_GOLDEN_STACK, max_slices or N_GOLDEN_STACK))
     np.savez_compressed(out / "golden.npz", **golden)  # type: ignore[arg-type]
-    parity = _parity(cnn_bytes, rcn_bytes, golden, probabilities)
+    parity = _parity(cnn_bytes, rcn_bytes, golden, probabilities, max_slices)
     provenance = _provenance(checkpoints)
     z_step_um = checkpoints.get("rcn", cnn_checkpoint).get("z_step_um", WIDEST_Z_STEP_UM)
-    kind: Kind = "whole" if recurrent else "single"
     phantom = all(checkpoint["provenance"].get("phantom", True) for checkpoint in checkpoints.values())
     notice = NOTICE if phantom else NOTICE.split(", ", 1)[1]
-    card = model_card(name, version, kind, half_width, checkpoints, provenance, notice, parity)
+    card = model_card(name, version, checkpoints, provenance, notice, parity)
     (out / "MODEL_CARD.md").write_text(card)
     manifest = write_manifest(
         out,
@@ -113,6 +118,7 @@ def export_bundle(
         z_step_um=(float(z_step_um[0]), float(z_step_um[1])),
         rcn_inputs=RCN_INPUTS,
         provenance=provenance,
+        max_slices=max_slices,
         attention_half_width=half_width,
         notice=notice,
     )
@@ -136,12 +142,16 @@ def _clear(out: Path) -> None:
 
 
 def _golden(
-    embedder: SliceEmbedder, probabilities: Callable[[np.ndarray], np.ndarray]
+    embedder: SliceEmbedder, probabilities: Callable[[np.ndarray], np.ndarray], n_slices: int
 ) -> dict[str, np.ndarray]:
     # A phantom's slices whatever the training data were: a bundle must not carry a patient's images.
     phantom = make_phantom(GOLDEN_SEED, shape=FIELD_SHAPE, pixel_size_um=FIELD_PIXEL_SIZE_UM)
-    indices = np.linspace(0, len(phantom) - 1, N_GOLDEN_STACK).round().astype(int)
+    indices = np.linspace(0, len(phantom) - 1, n_slices).round().astype(int)
     slices_NRC = np.stack([phantom.render(int(index)) for index in indices])
+    if embedder.network.n_slices > 1:
+        # Neighbours among the golden slices will do: what they show does not matter here.
+        slices_NRC = np.stack([slices_NRC[:-2], slices_NRC[1:-1], slices_NRC[2:]], axis=1)
+        indices = indices[1:-1]
     with torch.inference_mode():
         parts = [embedder(torch.from_numpy(slices_NRC[n : n + 1])).numpy() for n in range(len(slices_NRC))]
     embeddings_NE = np.concatenate(parts)
@@ -161,6 +171,7 @@ def _parity(
     rcn_bytes: bytes,
     golden: dict[str, np.ndarray],
     probabilities: Callable[[np.ndarray], np.ndarray],
+    max_slices: int,
 ) -> dict[str, float]:
     cnn, rcn = (
         onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -176,8 +187,9 @@ def _parity(
     scale = np.abs(golden["slice_embeddings"]).max()
     differences = {"embeddings": float(np.abs(found - golden["slice_embeddings"]).max() / scale)}
     rng = np.random.default_rng(0)
-    for n_slices in PARITY_LENGTHS:
-        embeddings_NE = golden["stack_embeddings"][rng.integers(N_GOLDEN_STACK, size=n_slices)]
+    for n_slices in sorted({min(length, max_slices or length) for length in PARITY_LENGTHS}):
+        rows = golden["stack_embeddings"]
+        embeddings_NE = rows[rng.integers(len(rows), size=n_slices)]
         expected = probabilities(embeddings_NE)
         found = rcn.run(None, {"embeddings": embeddings_NE})[0]
         differences[f"probabilities_{n_slices}"] = float(np.abs(found - expected).max())

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-KINDS = {
-    "single": "Each slice is labelled on its own, by the CNN's head.",
-    "whole": (
-        "A bidirectional GRU with Toeplitz attention (D = {half_width}) and a decoder that sees its own\n"
-        "previous answer labels all slices of the stack seen so far."
-    ),
-}
+from trainer.train_rcn import RcnRecipe
+
+CELLS = {"gru": "GRU", "rnn": "plain RNN"}
 
 
 def model_card(
     name: str,
     version: str,
-    kind: str,
-    half_width: int,
     checkpoints: dict[str, dict[str, Any]],
     provenance: dict[str, Any],
     notice: str,
@@ -27,7 +21,7 @@ def model_card(
 
     Parameters
     ----------
-    name, version, kind, half_width
+    name, version
         Of the bundle.
     checkpoints
         The CNN's and, where there is one, the RCN's.
@@ -58,8 +52,8 @@ def model_card(
 ## What it does
 
 Labels the slices of a reflectance confocal microscopy stack of skin as epidermis, dermal-epidermal
-junction (DEJ) or dermis. {KINDS[kind].format(half_width=half_width)}
-The slices go through a one-channel Inception-V3 of width {recipe["width"]:g} at
+junction (DEJ) or dermis. {_labelling(checkpoints)}
+The slices go through a {recipe.get("n_slices", 1)}-channel Inception-V3 of width {recipe["width"]:g} at
 {recipe["size"]} x {recipe["size"]} pixels, to 256 values each.
 
 After Bozkurt et al., "Skin strata delineation in reflectance confocal microscopy images using recurrent
@@ -100,3 +94,22 @@ embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} i
 {commands}
 ```
 """
+
+
+def _labelling(checkpoints: dict[str, dict[str, Any]]) -> str:
+    if checkpoints["cnn"]["recipe"].get("n_slices", 1) > 1:
+        return "Each slice is labelled by a CNN that sees it between its two neighbours (replay only)."
+    if "rcn" not in checkpoints:
+        return "Each slice is labelled on its own, by the CNN's head."
+    network = RcnRecipe(**checkpoints["rcn"]["recipe"]).architecture
+    encoder = f"A {'bidirectional' if network.bidirectional else 'unidirectional'} {CELLS[network.cell]}"
+    if network.window:
+        return f"{encoder} over each slice\nand its neighbours, {network.window} slices, labels it."
+    how = {
+        "toeplitz": f" with Toeplitz attention (D = {network.half_width}) and a decoder that sees\n"
+        "its own previous answer",
+        "global": " with global attention and a GRU decoder that sees its own previous\nanswer",
+        "none": "",
+    }
+    limit = f", at most {network.max_slices}" if network.attention == "global" else ""
+    return f"{encoder}{how[network.attention]} labels\nall slices of the stack seen so far{limit}."

@@ -144,15 +144,26 @@ def _run(source: Source) -> StackRun:
         phantom = build_stack(*source)
         stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
-    for number, field in enumerate(fields):
+    for number, trio in enumerate(_with_neighbours(fields)):
         for index, rows in embeddings.items():
-            rows.append(_networks[index].embed(field, f"slice {number} of {stack.stack}"))
+            in_context = _networks[index].manifest.kind == "context"
+            image = np.stack(trio) if in_context else trio[1]
+            rows.append(_networks[index].embed(image, f"slice {number} of {stack.stack}"))
     weight = np.ones(stack.n_slices)
     probabilities = [
         networks.label(np.stack(embeddings[index]), stack.z_um, weight)
         for networks, index in zip(_networks, _cnn_of, strict=True)
     ]
     return StackRun(stack, tuple(probabilities))
+
+
+def _with_neighbours(fields: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Each field between those above and below it, at an end of the stack the field itself."""
+    above = middle = next(fields)
+    for below in fields:
+        yield above, middle, below
+        above, middle = middle, below
+    yield above, middle, middle
 
 
 def _rendered(phantom: Phantom) -> Iterator[np.ndarray]:

@@ -50,7 +50,7 @@ class CnnRecipe:
 
     Attributes
     ----------
-    width, size, dropout
+    width, size, dropout, n_slices
         Of the network, see `InceptionStrata`.
     n_epochs, batch_size
         Length of training.
@@ -74,6 +74,7 @@ class CnnRecipe:
     width: float = 0.25
     size: int = 192
     dropout: float = 0.2
+    n_slices: int = 1
     n_epochs: int = 30
     batch_size: int = 64
     slices_per_epoch: int = 0
@@ -137,7 +138,7 @@ def train_cnn(
                 f"a training needs slices to train on and to validate on, the {part} part has none"
             )
     torch.manual_seed(recipe.seed)
-    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout)
+    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     if imagenet is not None:
         network.load_imagenet(imagenet)
     if start_from is not None:
@@ -153,6 +154,7 @@ def train_cnn(
     first_epoch, best = 1, {"accuracy": -1.0}
     if resume:
         last = load_checkpoint(out / LAST_NAME, CNN_SCHEMA)
+        last["recipe"] = asdict(CnnRecipe(**last["recipe"]))  # an older one lacks what was added since
         refuse_other_recipe(last, asdict(recipe), about, out)
         network.load_state_dict(last["network"])
         average.network.load_state_dict(last["average"])
@@ -218,11 +220,11 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rows = drawn[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
-            slices_BSS = torch.from_numpy(self.prepared.slices[rows]).to(device, non_blocking=True)
+            slices = _read(self.prepared, rows, recipe.n_slices).to(device, non_blocking=True)
             labels_B = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
-            field_BSS = augmenter(slices_BSS)
+            field = augmenter(slices) if recipe.n_slices == 1 else augmenter.with_neighbours(slices)
             with self.mixed:
-                logits_BK = self.network(field_BSS)
+                logits_BK = self.network(field)
                 loss = functional.cross_entropy(
                     logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing
                 )
@@ -258,10 +260,16 @@ def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
         The whole checkpoint: recipe, provenance, metrics.
     """
     checkpoint = load_checkpoint(path, CNN_SCHEMA)
-    recipe = checkpoint["recipe"]
-    network = InceptionStrata(recipe["width"], recipe["size"], recipe["dropout"])
+    recipe = CnnRecipe(**checkpoint["recipe"])
+    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _read(prepared: PreparedSet, rows: np.ndarray, n_slices: int) -> torch.Tensor:
+    """Slices [B, S, S], or with their neighbours [B, 3, S, S]."""
+    wanted = rows if n_slices == 1 else prepared.with_neighbours(rows)
+    return torch.from_numpy(prepared.slices[wanted])
 
 
 def _groups(network: InceptionStrata, weight_decay: float) -> list[dict[str, Any]]:
@@ -278,8 +286,8 @@ def _validate(
     logits = []
     with torch.inference_mode():
         for start in range(0, len(rows), VALIDATION_BATCH):
-            slices = prepared.slices[rows[start : start + VALIDATION_BATCH]]
-            logits.append(network(torch.from_numpy(slices).to(device)).float().cpu())
+            slices = _read(prepared, rows[start : start + VALIDATION_BATCH], network.n_slices)
+            logits.append(network(slices.to(device)).float().cpu())
     logits_BK = torch.cat(logits)
     metrics = label_metrics(confusion(labels, logits_BK.argmax(1).numpy()))
     values = {"validation_loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}

@@ -11,8 +11,8 @@ Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
-from trainer.networks.rcn import RecurrentStrata
+from trainer.networks.attention import ToeplitzAttention
+from trainer.networks.rcn import Architecture, RecurrentStrata
 from trainer.progress import progress_bar
 from trainer.run_folder import (
     BEST_NAME,
@@ -35,11 +36,12 @@ from trainer.sequences import IGNORED, WholeStacks, pad
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from trainer.data.manifest import DataSet
     from trainer.data.split import Split
+    from trainer.networks.recurrent import Cell
 
 RCN_SCHEMA = "rcm-rcn-1"
 
@@ -50,14 +52,13 @@ class RcnRecipe:
 
     Attributes
     ----------
-    half_width
-        D of the Toeplitz attention.
-    n_hidden
-        Hidden values a direction.
+    attention, half_width, window, cell, bidirectional, n_hidden
+        See `Architecture`.
     n_epochs, batch_size
         Length of training; stacks a step.
     max_slices
-        Longer stacks are clipped to their first slices, in training and validation; 0 for no limit.
+        Longer stacks are clipped to their first slices, in training and validation; 0 for no limit. With
+        global attention, which needs a limit, longer ones are refused in use.
     learning_rate, falling_rate
         Of Adam; falling: a short rise, then a cosine to 0.
     weight_decay
@@ -82,7 +83,11 @@ class RcnRecipe:
         Of everything random.
     """
 
+    attention: Literal["toeplitz", "global", "none"] = "toeplitz"
     half_width: int = 1
+    window: int = 0
+    cell: Cell = "gru"
+    bidirectional: bool = True
     n_hidden: int = 64
     n_epochs: int = 80
     batch_size: int = 16
@@ -100,6 +105,14 @@ class RcnRecipe:
     prefixes: float = 0.0
     dropped_slices: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.architecture  # what cannot be built is refused before slices are embedded for it
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network this recipe trains."""
+        return Architecture(**{field.name: getattr(self, field.name) for field in fields(Architecture)})
 
 
 OURS = RcnRecipe()
@@ -121,8 +134,19 @@ PAPER = RcnRecipe(
 PRESETS = {"ours": OURS, "paper": PAPER}
 
 
-def preset(name: str, **changes: float | int | None) -> RcnRecipe:
-    """Take a preset and change what is not None.
+def preset(
+    name: str, method: Mapping[str, Any] | None = None, **changes: float | int | str | None
+) -> RcnRecipe:
+    """Take a preset, make it a method's, and change what is not None.
+
+    Parameters
+    ----------
+    name
+        `ours` or `paper`.
+    method
+        Fields that make the recipe one of `trainer.methods`.
+    changes
+        Fields to change in the end.
 
     Raises
     ------
@@ -132,7 +156,7 @@ def preset(name: str, **changes: float | int | None) -> RcnRecipe:
     if name not in PRESETS:
         raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **given)
+    return replace(PRESETS[name], **{**(method or {}), **given})
 
 
 def train_rcn(
@@ -184,9 +208,7 @@ def train_rcn(
                 f"a training needs stacks to train on and to validate on, the {part} part has none"
             )
     torch.manual_seed(recipe.seed)
-    network = RecurrentStrata(
-        recipe.half_width, recipe.n_hidden, recipe.recurrent_dropout, recipe.input_dropout
-    )
+    network = RecurrentStrata(recipe.architecture, recipe.recurrent_dropout, recipe.input_dropout)
     starts = data.starts
     if recipe.standardised:
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices["train"]])
@@ -202,6 +224,7 @@ def train_rcn(
     first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
     if resume:
         last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
+        last["recipe"] = asdict(RcnRecipe(**last["recipe"]))  # an older one lacks what was added since
         refuse_other_recipe(last, asdict(recipe), about, out)
         network.load_state_dict(last["network"])
         average.network.load_state_dict(last["average"])
@@ -235,8 +258,7 @@ def train_rcn(
 def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
     """Load an RCN from its best snapshot, in evaluation mode, and the whole checkpoint."""
     checkpoint = load_checkpoint(path, RCN_SCHEMA)
-    recipe = checkpoint["recipe"]
-    network = RecurrentStrata(recipe["half_width"], recipe["n_hidden"])
+    network = RecurrentStrata(RcnRecipe(**checkpoint["recipe"]).architecture)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
 
@@ -301,7 +323,7 @@ class _Training:
                 label_smoothing=recipe.label_smoothing,
             )
             optimizer.zero_grad(set_to_none=True)
-            penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.encoder.recurrent_l1()
+            penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.recurrent_l1()
             penalised.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update(network, n_steps + 1)
@@ -312,12 +334,13 @@ class _Training:
             text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum / n_seen:.3f}"
             text += f" accuracy {n_right / n_seen:.3f}"
             advance(1, text + (f" best {best:.3f}" if best >= 0 else ""))
-        kernel = network.attention.kernel().detach().cpu()
-        return {
+        values = {
             "loss": loss_sum / n_seen,
             "accuracy": n_right / n_seen,
             "learning_rate": rate,
-            "recurrent_l1": network.encoder.recurrent_l1().item(),
-            "kernel_self": float(kernel[len(kernel) // 2]),
+            "recurrent_l1": network.recurrent_l1().item(),
             "seconds": time.time() - started,
         }
+        if isinstance(network.attention, ToeplitzAttention):
+            values["kernel_self"] = network.attention.kernel()[recipe.half_width].item()
+        return values

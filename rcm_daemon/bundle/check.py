@@ -142,7 +142,7 @@ def _golden_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     size = manifest.embedding_size
     return {
         "stack_z_um": (-1,),
-        "slices": (2, *manifest.input.shape),
+        "slices": (2, *manifest.cnn_shape),
         "slice_embeddings": (2, size),
         "stack_embeddings": (-1, size),
         "stack_weight": (-1,),

@@ -25,12 +25,13 @@ def check_dimensions(manifest: Manifest, cnn: Any, rcn: Any, folder: Path) -> No
     BundleError
         Naming every input or output that differs.
     """
-    rows, columns = manifest.input.shape
     size = manifest.embedding_size
     rcn_shapes: dict[str, Shape] = {"embeddings": [FREE, size], "z_um": [FREE], "weight": [FREE]}
     rcn_inputs: dict[str, Shape] = {name: rcn_shapes[name] for name in manifest.rcn_inputs}
     faults = [
-        *_compare("cnn.onnx input", cnn.get_inputs(), "tensor(uint8)", {"slices": [ONE, rows, columns]}),
+        *_compare(
+            "cnn.onnx input", cnn.get_inputs(), "tensor(uint8)", {"slices": [ONE, *manifest.cnn_shape]}
+        ),
         *_compare("cnn.onnx output", cnn.get_outputs(), "tensor(float)", {"embeddings": [ONE, size]}),
         *_compare("rcn.onnx input", rcn.get_inputs(), "tensor(float)", rcn_inputs),
         *_compare(

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.core.quality import quality_flags
 from rcm_daemon.core.stack import EmbeddedSlice
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.core.records import Slice
 
 
-def embed_slice(networks: Networks, received: Slice) -> EmbeddedSlice:
+def embed_slice(
+    networks: Networks, received: Slice, neighbours: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+) -> EmbeddedSlice:
     """Bring a slice to the bundle's field and run the CNN on it once.
+
+    Parameters
+    ----------
+    neighbours
+        Pixels of the slices above and below, of the same kind, where the bundle's CNN sees them too.
 
     Raises
     ------
@@ -23,8 +34,14 @@ def embed_slice(networks: Networks, received: Slice) -> EmbeddedSlice:
     """
     header = received.header
     wanted = networks.manifest.input
-    field, flags = to_field(
-        received.pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um
-    )
-    embedding = networks.embed(field, f"slice {header.index} of {header.stack_id!a}")
+
+    def field_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+        return to_field(pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um)
+
+    field, flags = field_of(received.pixels)
+    image = field
+    if neighbours is not None:
+        above, below = (field_of(pixels)[0] for pixels in neighbours)
+        image = np.stack([above, field, below])
+    embedding = networks.embed(image, f"slice {header.index} of {header.stack_id!a}")
     return EmbeddedSlice(header.index, header.z_um, embedding, flags=(*quality_flags(field), *flags))

@@ -65,7 +65,9 @@ class Manifest(_Record):
     Attributes
     ----------
     kind
-        single: slice by slice; context: a few neighbours; partial: any prefix; whole: complete stacks.
+        Where a label comes from. single: the slice alone; context: a CNN over the slice between its two
+        neighbours, so that nothing can be said before the slice below is there; partial: a recurrent network
+        over a few neighbours, as far as they are there; whole: one over all slices so far.
     max_slices
         Longest stack the recurrent network takes, 0 = no limit.
     attention_half_width
@@ -115,6 +117,11 @@ class Manifest(_Record):
         if MANIFEST_FILE in value:
             raise ValueError(f"must not list {MANIFEST_FILE} itself")
         return value
+
+    @property
+    def cnn_shape(self) -> tuple[int, ...]:
+        """What the CNN takes: [rows, columns], or [3, rows, columns] with the neighbours above and below."""
+        return (3, *self.input.shape) if self.kind == "context" else self.input.shape
 
     @classmethod
     def load(cls, folder: Path | str) -> Manifest:

@@ -86,7 +86,7 @@ class Networks:
         Parameters
         ----------
         image
-            uint8 [rows, columns] of the manifest's input, as `to_field` gives it.
+            uint8 of the manifest's `cnn_shape`: [rows, columns] as `to_field` gives it, or three of them.
         name
             What errors call the slice.
 
@@ -100,7 +100,7 @@ class Networks:
         InferenceError
             Wrong shape or dtype, the run failed, or the embedding is not finite.
         """
-        shape = self.manifest.input.shape
+        shape = self.manifest.cnn_shape
         if image.dtype != np.uint8 or image.shape != shape:
             raise InferenceError(
                 f"the CNN takes uint8 {list(shape)}, got {image.dtype} {list(image.shape)} for {name}"
@@ -115,7 +115,7 @@ class Networks:
         return embedding
 
     def embed_many(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed uint8 [n, rows, columns] to float32 [n, embedding_size].
+        """Embed uint8 [n, *cnn_shape] to float32 [n, embedding_size].
 
         One slice at a time, so that an embedding never depends on its neighbours in a batch, to the last bit.
         """
@@ -167,7 +167,7 @@ class Networks:
 
     def warm_up(self) -> None:
         """Run both networks until their first-run costs (allocation, algorithm choice) are paid."""
-        blank = np.zeros(self.manifest.input.shape, dtype=np.uint8)
+        blank = np.zeros(self.manifest.cnn_shape, dtype=np.uint8)
         for _ in range(_WARM_UP_RUNS):
             embedding = self._run_cnn(blank, "warm-up")
         for n in (1, min(2, self.manifest.max_slices or 2)):
@@ -196,7 +196,7 @@ class _GpuBuffers:
 
         self._session = session
         self._slices = ort.OrtValue.ortvalue_from_shape_and_type(
-            [1, *manifest.input.shape], np.uint8, "cuda", 0
+            [1, *manifest.cnn_shape], np.uint8, "cuda", 0
         )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input("slices", self._slices)

@@ -125,6 +125,15 @@ class Augmenter:
         """
         return self._in_chunks(slices_BSS, self._draw(len(slices_BSS), slices_BSS.device))
 
+    def with_neighbours(self, slices_BCSS: torch.Tensor) -> torch.Tensor:
+        """Augment each slice and the neighbours it comes with alike, [B, 3, S, S]."""
+        n_slices, n_channels = slices_BCSS.shape[:2]
+        drawn = {
+            name: value.repeat_interleave(n_channels, 0)
+            for name, value in self._draw(n_slices, slices_BCSS.device).items()
+        }
+        return self._in_chunks(slices_BCSS.flatten(0, 1), drawn).view(slices_BCSS.shape)
+
     def same_for_all(self, slices_BSS: torch.Tensor) -> torch.Tensor:
         """Augment all slices alike, as another instrument would have recorded the same stack."""
         n_slices = len(slices_BSS)

@@ -55,6 +55,14 @@ class PreparedSet:
         runs = [np.arange(starts[i], starts[i + 1]) for i in stack_indices]
         return np.concatenate(runs) if runs else np.zeros(0, np.int64)
 
+    def with_neighbours(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, 3] of the slice above, the slice and the one below; at a stack's end the slice itself."""
+        starts = self.data.starts
+        stacks = np.searchsorted(starts, rows, side="right") - 1
+        above = np.maximum(rows - 1, starts[stacks])
+        below = np.minimum(rows + 1, starts[stacks + 1] - 1)
+        return np.stack([above, rows, below], axis=1)
+
     @property
     def labels(self) -> np.ndarray:
         """Consensus label of every row of `slices`, int64."""

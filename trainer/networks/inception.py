@@ -4,6 +4,9 @@ Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 201
 are torchvision's at width 1, so that its ImageNet weights load from a file; `width` scales every channel
 count.
 
+The paper's IV3-Context is the same network over three channels: a slice between its neighbours. At the ends
+of a stack the slice itself stands in for the neighbour that is not there.
+
 Shapes: B slices, S side of the input, H/W rows and columns of a feature map, F pooled features (2048 at width
 1), E embedding values (256), K classes (3).
 """
@@ -212,17 +215,21 @@ class InceptionStrata(nn.Module):
         Side S of the input in pixels, at least 75.
     dropout
         Share of pooled features dropped while training, 0..1.
+    n_slices
+        Neighbouring slices it sees as channels, the one it labels in the middle: 1, or 3. With 3, fields are
+        [B, 3, S, S] wherever [B, S, S] is said.
     """
 
-    def __init__(self, width: float = 1.0, size: int = 299, dropout: float = 0.2) -> None:
+    def __init__(self, width: float = 1.0, size: int = 299, dropout: float = 0.2, n_slices: int = 1) -> None:
         super().__init__()
         if size < SMALLEST_INPUT:
             raise DataSetError(
                 f"an Inception-V3 input must be at least {SMALLEST_INPUT} pixels wide, got {size}"
             )
         self.size = size
+        self.n_slices = n_slices
         c32, c64, c80 = scaled(32, width), scaled(64, width), scaled(80, width)
-        self.Conv2d_1a_3x3 = BasicConv2d(1, c32, kernel_size=3, stride=2)
+        self.Conv2d_1a_3x3 = BasicConv2d(n_slices, c32, kernel_size=3, stride=2)
         self.Conv2d_2a_3x3 = BasicConv2d(c32, c32, kernel_size=3)
         self.Conv2d_2b_3x3 = BasicConv2d(c32, c64, kernel_size=3, padding=1)
         self.Conv2d_3b_1x1 = BasicConv2d(c64, c80, kernel_size=1)
@@ -272,7 +279,8 @@ class InceptionStrata(nn.Module):
     def load_imagenet(self, path: Path) -> None:
         """Take the trunk's weights from a torchvision `inception_v3` state-dict file.
 
-        The first layer is summed over colour; the classifier and the auxiliary head are left out.
+        The first layer is summed over colour (for three slices it is taken as it is); the classifier and the
+        auxiliary head are left out.
 
         Raises
         ------
@@ -288,7 +296,7 @@ def _trunk(
 ) -> dict[str, torch.Tensor]:
     trunk = {name: value for name, value in state.items() if not name.startswith(("AuxLogits.", "fc."))}
     first = "Conv2d_1a_3x3.conv.weight"
-    if first in trunk:
+    if first in trunk and own[first].shape[1] == 1:
         trunk[first] = trunk[first].sum(dim=1, keepdim=True)
     wanted = {
         name: value.shape for name, value in own.items() if not name.startswith(("fc_embedding.", "fc."))

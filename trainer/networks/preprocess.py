@@ -10,6 +10,8 @@ Step 2 is per slice on purpose: laser power and detector gain are set by hand fo
 brightness says more about the instrument than about the stratum, and a network that never sees it transfers
 better to another instrument (or another simulator).
 
+Both take slices [B, ...], or each slice with its neighbours above and below as channels [B, 3, ...].
+
 Shapes: B slices, R rows, C columns, S side of the network's input.
 """
 
@@ -35,16 +37,15 @@ def resize(slices_BRC: torch.Tensor, size: int) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        float32 [B, S, S], grey levels 0..255. The exported graph does the same with the ONNX operator
-        Resize (linear, half_pixel, antialias=1, exclude_outside=1).
+        float32 [B, S, S] (or [B, 3, S, S]), grey levels 0..255. The exported graph does the same with the
+        ONNX operator Resize (linear, half_pixel, antialias=1, exclude_outside=1).
     """
-    return functional.interpolate(
-        slices_BRC.unsqueeze(1).float(),
-        size=(size, size),
-        mode="bilinear",
-        align_corners=False,
-        antialias=True,
-    ).squeeze(1)
+    alone = slices_BRC.ndim == 3
+    images = slices_BRC.unsqueeze(1) if alone else slices_BRC
+    resized = functional.interpolate(
+        images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized.squeeze(1) if alone else resized
 
 
 def standardise(field_BSS: torch.Tensor) -> torch.Tensor:
@@ -58,9 +59,9 @@ def standardise(field_BSS: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        float32 [B, 1, S, S], ready for the first convolution.
+        float32 [B, 1, S, S] (or [B, 3, S, S]), ready for the first convolution.
     """
-    field_B1SS = field_BSS.unsqueeze(1).float()
+    field_B1SS = (field_BSS.unsqueeze(1) if field_BSS.ndim == 3 else field_BSS).float()
     centred_B1SS = field_B1SS - field_B1SS.mean(dim=(2, 3), keepdim=True)
     deviation_B111 = (centred_B1SS * centred_B1SS).mean(dim=(2, 3), keepdim=True).sqrt()
     return centred_B1SS / deviation_B111.clamp(min=STANDARD_DEVIATION_FLOOR)

@@ -1,23 +1,74 @@
-"""The recurrent network over a stack's embeddings: encoder, attention, decoder (Bozkurt et al. 2021).
+"""The recurrent networks over a stack's embeddings: encoder, attention, decoder (Bozkurt et al. 2021).
 
-The decoder is one fully connected layer over [context, its own class probabilities at the slice above]; the
-feedback is the soft output, zeros above the first slice, in training as in use (no teacher forcing).
+One network with switches rather than one class a method, since all share encoder, input scaling and masks:
 
-Shapes: B stacks, N slices (padded), E embedding values (256), H hidden values a direction, K classes (3).
+- Toeplitz attention: the decoder is one fully connected layer over [context, own output at the slice above];
+- global attention: a GRU over [context, own output at the slice above], then a fully connected layer;
+- no attention (full sequence): one fully connected layer over the encoding, no feedback;
+- a window (partial sequence): the encoder runs over each slice's neighbourhood of N slices and the label is
+  read off where each direction ends, by one fully connected layer. At the ends of a stack the window is cut,
+  as Keras's masking does: neighbours that are not there are skipped, not repeated and not zeros.
+
+Feedback is the soft output, zeros above the first slice, in training as in use (no teacher forcing).
+
+Shapes: B stacks, N slices (padded), W slices of a window, E embedding values (256), H hidden values of the
+encoder, all directions together, K classes (3).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.networks.attention import ToeplitzAttention
+from rcm_daemon.errors import DataSetError
+from trainer.networks.attention import GlobalAttention, ToeplitzAttention
 from trainer.networks.inception import EMBEDDING_SIZE, N_CLASSES
-from trainer.networks.recurrent import BidirectionalGru
+from trainer.networks.recurrent import Cell, RecurrentLayer, gru_step
 
 RCN_INPUTS = ("embeddings",)
 """Inputs of the exported graph, as a bundle's manifest lists them."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which of the recurrent networks.
+
+    Attributes
+    ----------
+    attention
+        `toeplitz`, `global` or `none`.
+    half_width
+        D of the Toeplitz attention, 0 for the identity.
+    max_slices
+        Slices of the longest stack that global attention takes.
+    window
+        Slices of the neighbourhood of a partial sequence, odd; 0 for the whole stack.
+    cell, bidirectional
+        Of the encoder.
+    n_hidden
+        Hidden values a direction, and of global attention's decoder.
+    """
+
+    attention: Literal["toeplitz", "global", "none"] = "toeplitz"
+    half_width: int = 1
+    max_slices: int = 0
+    window: int = 0
+    cell: Cell = "gru"
+    bidirectional: bool = True
+    n_hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if self.attention == "global" and self.max_slices < 1:
+            raise DataSetError("global attention needs the number of slices of its longest stack, got 0")
+        if self.window and (self.window % 2 == 0 or self.attention != "none"):
+            raise DataSetError(
+                f"a window must be of an odd number of slices and without attention, got {self.window} "
+                f"slices and attention {self.attention}"
+            )
 
 
 class RecurrentStrata(nn.Module):
@@ -25,27 +76,44 @@ class RecurrentStrata(nn.Module):
 
     Parameters
     ----------
-    half_width
-        D of the Toeplitz attention, 0 for the identity.
-    n_hidden
-        Hidden values a direction.
+    architecture
+        Which network.
     recurrent_dropout, input_dropout
-        Shares dropped while training: of the hidden state, and of the embeddings' values.
+        Shares dropped while training: of the hidden states, and of the embeddings' values.
     """
 
     input_mean: torch.Tensor
     input_scale: torch.Tensor
 
     def __init__(
-        self, half_width: int, n_hidden: int = 64, recurrent_dropout: float = 0.0, input_dropout: float = 0.0
+        self, architecture: Architecture, recurrent_dropout: float = 0.0, input_dropout: float = 0.0
     ) -> None:
         super().__init__()
+        self.architecture = architecture
+        self.recurrent_dropout = recurrent_dropout
         self.register_buffer("input_mean", torch.zeros(EMBEDDING_SIZE))
         self.register_buffer("input_scale", torch.ones(EMBEDDING_SIZE))
         self.input_dropout = nn.Dropout(input_dropout)
-        self.encoder = BidirectionalGru(EMBEDDING_SIZE, n_hidden, recurrent_dropout)
-        self.attention = ToeplitzAttention(half_width)
-        self.decoder = nn.Linear(2 * n_hidden + N_CLASSES, N_CLASSES)
+        n_hidden = architecture.n_hidden
+        self.encoder = RecurrentLayer(
+            EMBEDDING_SIZE, n_hidden, recurrent_dropout, architecture.cell, architecture.bidirectional
+        )
+        n_context = self.encoder.n_outputs
+        self.attention: ToeplitzAttention | GlobalAttention | None = None
+        self.decoder_gru: nn.GRUCell | None = None
+        n_decoded = n_context
+        if architecture.attention == "toeplitz":
+            self.attention = ToeplitzAttention(architecture.half_width)
+            n_decoded += N_CLASSES
+        elif architecture.attention == "global":
+            self.attention = GlobalAttention(n_context, n_hidden, architecture.max_slices)
+            self.decoder_gru = nn.GRUCell(n_context + N_CLASSES, n_hidden)
+            nn.init.xavier_uniform_(self.decoder_gru.weight_ih)
+            nn.init.orthogonal_(self.decoder_gru.weight_hh)
+            nn.init.zeros_(self.decoder_gru.bias_ih)
+            nn.init.zeros_(self.decoder_gru.bias_hh)
+            n_decoded = n_hidden
+        self.decoder = nn.Linear(n_decoded, N_CLASSES)
         nn.init.xavier_uniform_(self.decoder.weight)
         nn.init.zeros_(self.decoder.bias)
 
@@ -64,22 +132,63 @@ class RecurrentStrata(nn.Module):
         torch.Tensor
             Logits [B, N, K]; their softmax are the probabilities. What stands in the padding means nothing.
         """
-        scaled_BNE = (embeddings_BNE - self.input_mean) / self.input_scale
-        encodings_BNH = self.encoder(self.input_dropout(scaled_BNE), lengths_B)
-        index_1N = torch.arange(embeddings_BNE.shape[1], device=lengths_B.device).unsqueeze(0)
-        there_BN1 = (index_1N < lengths_B.unsqueeze(1)).unsqueeze(2)
-        contexts_BNH = self.attention(encodings_BNH, there_BN1)
+        scaled_BNE = self.input_dropout((embeddings_BNE - self.input_mean) / self.input_scale)
+        if self.architecture.window:
+            return self.decode(self._encode_windows(scaled_BNE, lengths_B))
+        contexts_BNH = self.encoder(scaled_BNE, lengths_B)
+        if self.attention is not None:
+            index_1N = torch.arange(embeddings_BNE.shape[1], device=lengths_B.device).unsqueeze(0)
+            there_BN1 = (index_1N < lengths_B.unsqueeze(1)).unsqueeze(2)
+            contexts_BNH = self.attention(contexts_BNH, there_BN1)
         return self.decode(contexts_BNH)
 
+    def _encode_windows(self, scaled_BNE: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        n_stacks, n_slices, n_values = scaled_BNE.shape
+        reach, device = self.architecture.window // 2, scaled_BNE.device
+        index_1N = torch.arange(n_slices, device=device).unsqueeze(0)
+        deepest_B1 = lengths_B.unsqueeze(1) - 1
+        first_1N = (index_1N - reach).clamp(min=0)
+        # Windows in the padding stand at the stack's end: they mean nothing but must hold a slice.
+        first_BN = torch.minimum(first_1N, deepest_B1)
+        last_BN = torch.minimum(index_1N + reach, deepest_B1)
+        place_W = torch.arange(self.architecture.window, device=device)
+        taken_BNW = torch.minimum(first_BN.unsqueeze(2) + place_W, last_BN.unsqueeze(2))
+        stacks_B11 = torch.arange(n_stacks, device=device).view(-1, 1, 1)
+        windows = scaled_BNE[stacks_B11, taken_BNW].view(n_stacks * n_slices, -1, n_values)
+        lengths = (last_BN - first_BN + 1).flatten()
+        return self.encoder.last_states(self.encoder(windows, lengths), lengths).view(n_stacks, n_slices, -1)
+
     def decode(self, contexts_BNH: torch.Tensor) -> torch.Tensor:
-        """Turn contexts [B, N, 2H] into logits [B, N, K], slice after slice."""
-        n_context = contexts_BNH.shape[2]
-        forward_BNK = functional.linear(contexts_BNH, self.decoder.weight[:, :n_context], self.decoder.bias)
-        feedback_KK = self.decoder.weight[:, n_context:].T
-        previous_BK = contexts_BNH.new_zeros(contexts_BNH.shape[0], N_CLASSES)
+        """Turn contexts [B, N, H] into logits [B, N, K], slice after slice where there is feedback."""
+        if self.architecture.attention == "none":
+            logits_BNK: torch.Tensor = self.decoder(contexts_BNH)
+            return logits_BNK
+        n_stacks, n_context = contexts_BNH.shape[0], contexts_BNH.shape[2]
+        previous_BK = contexts_BNH.new_zeros(n_stacks, N_CLASSES)
         logits = []
-        for scores_BK in forward_BNK.unbind(1):
-            logits_BK = torch.addmm(scores_BK, previous_BK, feedback_KK)
-            previous_BK = torch.softmax(logits_BK, -1)
-            logits.append(logits_BK)
+        if self.decoder_gru is None:
+            forward_BNK = functional.linear(
+                contexts_BNH, self.decoder.weight[:, :n_context], self.decoder.bias
+            )
+            feedback_KK = self.decoder.weight[:, n_context:].T
+            for scores_BK in forward_BNK.unbind(1):
+                logits.append(torch.addmm(scores_BK, previous_BK, feedback_KK))
+                previous_BK = torch.softmax(logits[-1], -1)
+            return torch.stack(logits, 1)
+        gru = self.decoder_gru
+        forward_BNG = functional.linear(contexts_BNH, gru.weight_ih[:, :n_context], gru.bias_ih)
+        feedback_KG = gru.weight_ih[:, n_context:].T
+        state_BH = contexts_BNH.new_zeros(n_stacks, gru.hidden_size)
+        mask_BH = functional.dropout(torch.ones_like(state_BH), self.recurrent_dropout, self.training)
+        for scores_BG in forward_BNG.unbind(1):
+            gates_BG = torch.addmm(scores_BG, previous_BK, feedback_KG)
+            recurrent_BG = functional.linear(state_BH * mask_BH, gru.weight_hh, gru.bias_hh)
+            state_BH = gru_step(gates_BG, recurrent_BG, state_BH)
+            logits.append(self.decoder(state_BH))
+            previous_BK = torch.softmax(logits[-1], -1)
         return torch.stack(logits, 1)
+
+    def recurrent_l1(self) -> torch.Tensor:
+        """Sum of the absolute recurrent weights, the decoder's with them."""
+        total = self.encoder.recurrent_l1()
+        return total if self.decoder_gru is None else total + self.decoder_gru.weight_hh.abs().sum()

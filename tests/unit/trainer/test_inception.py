@@ -70,6 +70,9 @@ def test_imagenet_weights_load_with_the_first_layer_summed_over_colour(
     summed = state["Conv2d_1a_3x3.conv.weight"].sum(1, keepdim=True)
     assert torch.equal(full.Conv2d_1a_3x3.conv.weight, summed)
     assert torch.equal(full.fc.weight, fc)
+    neighbours = InceptionStrata(width=1.0, size=75, n_slices=3)
+    neighbours.load_imagenet(path)
+    assert torch.equal(neighbours.Conv2d_1a_3x3.conv.weight, state["Conv2d_1a_3x3.conv.weight"])
 
 
 def test_imagenet_weights_that_do_not_fit_are_refused(full: InceptionStrata, tmp_path) -> None:

@@ -6,54 +6,29 @@ import pytest
 import torch
 
 from trainer.networks.inception import InceptionStrata, SliceEmbedder
-from trainer.networks.rcn import RecurrentStrata
-from trainer.onnx_graphs import cnn_graph, head_graph, rcn_graph
+from trainer.onnx_graphs import cnn_graph, head_graph
 
 
 def session(model) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("half_width", [0, 1, 2, 3, 5, 7])
-def test_rcn_graph_agrees_with_torch_at_every_length(half_width: int) -> None:
-    torch.manual_seed(half_width)
-    network = RecurrentStrata(half_width).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    network.input_mean.normal_()
-    network.input_scale.uniform_(0.5, 2)
-    model = rcn_graph(network)
-    (gru,) = [node for node in model.graph.node if node.op_type == "GRU"]
-    assert {attribute.name: attribute.i for attribute in gru.attribute}["linear_before_reset"] == 1
-    operators = {node.op_type for node in model.graph.node}
-    assert {"GRU", "Scan"} <= operators
-    assert ("Conv" in operators) == (half_width > 0)
-    found = session(model)
-    assert found.get_inputs()[0].shape == ["n", 256]
-    assert found.get_outputs()[0].shape == ["n", 3]
-    for n_slices in (1, 2, 7, 50, 101):
-        embeddings = torch.randn(1, n_slices, 256)
-        with torch.inference_mode():
-            expected = torch.softmax(network(embeddings, torch.tensor([n_slices]))[0], -1).numpy()
-        (probabilities,) = found.run(None, {"embeddings": embeddings[0].numpy()})
-        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-
-
-def test_cnn_graph_agrees_with_torch_from_uint8_slices_on() -> None:
+@pytest.mark.parametrize("channels", [[], [3]])
+def test_cnn_graph_agrees_with_torch_from_uint8_slices_on(channels: list[int]) -> None:
     torch.manual_seed(0)
-    network = InceptionStrata(width=0.125, size=99).eval()
+    network = InceptionStrata(width=0.125, size=99, n_slices=3 if channels else 1).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.normal_(module.running_mean, std=0.1)
     found = session(cnn_graph(network, (250, 300)))
-    assert found.get_inputs()[0].shape == ["batch", 250, 300]
+    assert found.get_inputs()[0].shape == ["batch", *channels, 250, 300]
     assert found.get_inputs()[0].type == "tensor(uint8)"
     assert found.get_outputs()[0].shape == ["batch", 256]
     rng = np.random.default_rng(0)
     for n_slices in (1, 3):
-        slices = rng.integers(0, 256, (n_slices, 250, 300), dtype=np.uint8)
-        slices[0, :100] //= 3
+        slices = rng.integers(0, 256, (n_slices, *channels, 250, 300), dtype=np.uint8)
+        slices[0, ..., :100, :] //= 3
         with torch.inference_mode():
             expected = SliceEmbedder(network)(torch.from_numpy(slices)).numpy()
         (embeddings,) = found.run(None, {"slices": slices})

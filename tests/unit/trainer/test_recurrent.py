@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from trainer.networks.recurrent import BidirectionalGru
+from trainer.networks.recurrent import RecurrentLayer
 
 LENGTHS = torch.tensor([9, 1, 4, 8])
 
 
-def drawn(recurrent_dropout: float = 0.0) -> BidirectionalGru:
+def drawn(recurrent_dropout: float = 0.0, cell: str = "gru", bidirectional: bool = True) -> RecurrentLayer:
     torch.manual_seed(0)
-    gru = BidirectionalGru(6, 5, recurrent_dropout)
+    gru = RecurrentLayer(6, 5, recurrent_dropout, cell, bidirectional)
     for parameter in gru.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return gru
 
 
-def test_equals_torchs_gru_on_packed_sequences() -> None:
-    gru = drawn().eval()
-    reference = torch.nn.GRU(6, 5, batch_first=True, bidirectional=True)
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_equals_torchs_layer_on_packed_sequences(cell: str, bidirectional: bool) -> None:
+    gru = drawn(0.0, cell, bidirectional).eval()
+    kind = torch.nn.GRU if cell == "gru" else torch.nn.RNN
+    reference = kind(6, 5, batch_first=True, bidirectional=bidirectional)
     reference.load_state_dict(gru.state_dict())
     x = torch.randn(4, 9, 6)
     packed = torch.nn.utils.rnn.pack_padded_sequence(x, LENGTHS, batch_first=True, enforce_sorted=False)
