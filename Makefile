@@ -20,10 +20,10 @@ lint: $(DEV)/.ready
 	$(BIN)/lint-imports
 
 unit: $(DEV)/.ready
-	$(BIN)/python -m pytest tests/unit -m "not slow and not gpu"
+	$(BIN)/python -m pytest tests/unit
 
 system: $(DEV)/.ready $(BASE)/.ready
-	$(BIN)/python -m pytest tests/system -m "not slow and not gpu"
+	$(BIN)/python -m pytest tests/system
 
 slow: $(DEV)/.ready $(BASE)/.ready
 	$(BIN)/python -m pytest tests -m slow --timeout 7200
