@@ -58,6 +58,8 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
             ]
             try:
                 final = _follow(results_at, console, processes)
+                if not console.is_terminal:  # there the live view ends without a line's end
+                    console.print()
             except DemoError as error:
                 raise DemoError(f"{error}; the processes said: {log_path.read_text()[-500:]}") from None
             finally:
