@@ -36,9 +36,7 @@ SplitOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
-MethodOption = Annotated[
-    str | None, typer.Option(help="Method of the paper's comparison, by its plain name.")
-]
+MethodOption = Annotated[str | None, typer.Option(help="Method of the paper's comparison, by plain name.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 

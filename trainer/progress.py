@@ -72,6 +72,7 @@ def whole_run(title: str, total_s: float) -> Iterator[WholeRun]:
         _runs.append(WholeRun(progress, title, total_s))
         try:
             yield _runs[-1]
+            _runs[-1].begin("", 0.0)
         finally:
             _runs.pop()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated
 
 import typer
@@ -47,7 +47,7 @@ def reproduce(
     threads: Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes that prepare and encode slices.")] = 2,
 ) -> None:
-    """Train every method of the paper on one data set and write its tables as a report; killed, it resumes."""
+    """Train every method of the paper on one data set and report its tables; a killed run resumes."""
     import torch
 
     from trainer.data.manifest import load_data_set

@@ -11,6 +11,7 @@ import numpy as np
 
 from rcm_daemon.core.records import BOUNDARIES, STRATA
 from trainer.evaluate import without_nan
+from trainer.methods import METHODS
 from trainer.metrics import IMPOSSIBLE_TRANSITIONS
 from trainer.report import BOUNDARY_NAMES, STRATUM_NAMES
 from trainer.reproduction_figures import attention_kernels, error_histograms
@@ -90,7 +91,7 @@ def _about(result: dict[str, Any]) -> str:
     cnn, rcn, textons = preset["cnn"], preset["rcn"], preset["textons"]
     stacks = " / ".join(f"{data['n_stacks'][p]} ({data['n_patients'][p]})" for p in data["n_stacks"])
     shares = " / ".join(f"{100 * share:.0f} %" for share in data["test_class_shares"])
-    fitted = textons["n_fitted"] or "all"
+    fitted = f"{textons['n_fitted']} at most" if textons["n_fitted"] else "all"
     rcn_said = f"{rcn['n_epochs']} epochs of {rcn['batch_size']} stacks a step"
     lines = [
         f"Preset {preset['name']}, seed {preset['seed']}, on {result['device']}.",
@@ -100,7 +101,7 @@ def _about(result: dict[str, Any]) -> str:
         f"CNNs: Inception-V3 at {cnn['width']:g} of its width on {cnn['size']} x {cnn['size']} pixels, "
         f"{cnn['n_epochs']} epochs, from scratch; the paper's is of full width.",
         f"Recurrent networks: on the embeddings of one CNN, {rcn_said}; the paper: 200 epochs of 4.",
-        f"Textons: learnt from {textons['n_learnt']} training slices at most, classifiers fitted on {fitted}.",
+        f"Textons: learnt from {textons['n_learnt']} training slices at most, fitted on {fitted}.",
         "Every method saw the same split; the snapshot best on the validation stacks was taken. In brackets "
         "the central 95 % of 1000 bootstrap draws over patients. Grey figures are the paper's.",
         f"Data {data['digest'][:16]}, split {data['split_digest'][:16]}. Versions: "
@@ -118,7 +119,8 @@ def _labels(result: dict[str, Any]) -> str:
         head += [column, "paper"]
     rows: list[list[Cell]] = []
     block = ""
-    for method in result["methods"].values():
+    blocks = list(dict.fromkeys(method.sees for method in METHODS.values()))
+    for method in sorted(result["methods"].values(), key=lambda m: blocks.index(m["sees"])):
         if method["sees"] != block:
             block = method["sees"]
             rows.append([block])

@@ -141,7 +141,7 @@ def paired(
 def _parts(
     stacks: Sequence[LabelledStack], said: Sequence[Prediction]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What each stack adds to every tested figure, [n_stacks], and how much it counts, [n_stacks]."""
+    """Give what each stack adds to every tested figure, [n_stacks], and how much it counts, [n_stacks]."""
     pairs = list(zip(stacks, said, strict=True))
     ones = np.ones(len(pairs))
     parts = {
