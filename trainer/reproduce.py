@@ -315,6 +315,6 @@ def _estimated_s(comparison: Comparison, name: str) -> float:
         per_epoch = min(recipe.slices_per_epoch or n_train * mean, n_train * mean)
         return float(n_slices * 0.02 + recipe.n_epochs * per_epoch * per_slice_s)
     if isinstance(recipe, RcnRecipe):
-        return float(5 + recipe.n_epochs * n_train * 0.01)
+        return float(1 + recipe.n_epochs * n_train * 0.007)
     n_encoded = (recipe.n_fitted or n_train * mean) + n_slices * 0.4
     return float(0.2 * n_encoded + 0.2 * recipe.n_learnt)
