@@ -17,9 +17,10 @@ from rcm_daemon.errors import DataSetError
 from trainer import reproduce, reproduce_textons
 from trainer.data.manifest import load_data_set
 from trainer.data.prepared import fields_of_stack
+from trainer.data.split import draw_split
 from trainer.methods import METHODS, TABLE_1
 from trainer.paper_tables import PAPER_TABLE_1, PAPER_TABLE_2, PAPER_TABLE_3
-from trainer.reproduce_presets import FULL, QUICK, preset_of, recipe_of
+from trainer.reproduce_presets import FULL, QUICK, TextonRecipe, preset_of, recipe_of
 from trainer.reproduction_report import page
 from trainer.reproduction_scores import paired
 from trainer.scores import Prediction
@@ -149,6 +150,35 @@ def test_a_killed_run_goes_on_where_it_stopped(
             np.load(done / name / "predictions.npz") as expected,
         ):
             np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-5)
+
+
+def test_killed_textons_encode_only_what_is_missing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce_textons, "fields_of_stack", small_fields)
+    real, learnt = reproduce_textons._encode, reproduce_textons.learn_textons
+    whole = load_data_set(data)
+    split = draw_split(whole, 0)
+    recipe = TextonRecipe(n_learnt=10, n_fitted=20)
+    encoded: list[str] = []
+
+    def killed(stack, *args):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(stack.stack)
+        real(stack, *args)
+
+    monkeypatch.setattr(reproduce_textons, "_encode", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_textons.train_textons("hames", whole, split, recipe, tmp_path, 1)
+    first, encoded = encoded, []
+    monkeypatch.setattr(reproduce_textons, "_encode", lambda s, *a: (encoded.append(s.stack), real(s, *a)))
+    monkeypatch.setattr(reproduce_textons, "learn_textons", None)  # learnt before: never called
+    resumed = reproduce_textons.train_textons("hames", whole, split, recipe, tmp_path, 1)
+    assert encoded and not set(first) & set(encoded)
+    monkeypatch.setattr(reproduce_textons, "learn_textons", learnt)
+    unbroken = reproduce_textons.train_textons("hames", whole, split, recipe, tmp_path / "anew", 1)
+    np.testing.assert_array_equal(resumed, unbroken)
 
 
 def test_another_recipe_trains_anew_and_only_what_it_touches(
