@@ -62,10 +62,10 @@ class Preset:
 
 QUICK = Preset(
     "quick",
-    80,
+    120,
     CnnRecipe(size=128, n_epochs=25, batch_size=32, average_decay=0.98, norm_momentum=0.05),
     replace(OURS, n_epochs=40, n_copies=0),
-    TextonRecipe(n_learnt=200, n_fitted=800),
+    TextonRecipe(n_learnt=200, n_fitted=1000),
 )
 # The paper names neither the CNN's input size nor its training; 299 pixels are Inception-V3's own.
 FULL = Preset("paper", 0, CnnRecipe(width=1.0, size=299), PAPER, TextonRecipe())

@@ -38,6 +38,9 @@ def error_histograms(result: dict[str, Any]) -> bytes:
             axis.hist(errors, edges, color="#4a7fb5")
             axis.plot(errors, np.zeros(len(errors)), "|", color="black", markersize=6)
             axis.axvline(0, color="red", linewidth=1)
+            axis.set_ylim(bottom=0)
+            missed = f"{methods[name]['scores'][boundary]['n_missed']} missed"
+            axis.text(0.01, 0.93, missed, fontsize=7, va="top", transform=axis.transAxes)
             axis.tick_params(labelsize=7)
         row[0].set_ylabel(methods[name]["title"], rotation=0, ha="right", va="center", fontsize=8)
     for axis, boundary in zip(axes[0], BOUNDARIES, strict=True):
