@@ -8,7 +8,7 @@ import sys
 
 COMMANDS = {
     "rcm-daemon": ("serve", "replay", "simulate", "demo", "watch", "check", "schema"),
-    "rcm-trainer": ("phantom", "import", "cnn", "rcn", "export", "evaluate"),
+    "rcm-trainer": ("phantom", "import", "cnn", "rcn", "export", "evaluate", "reproduce"),
 }
 MODULES = {"rcm-daemon": "rcm_daemon", "rcm-trainer": "trainer"}
 

@@ -1,4 +1,4 @@
-"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, export, evaluate.
+"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, export, evaluate, reproduce.
 
 torch and the modules that need it are imported inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rcm_daemon.errors import DataSetError, RcmError
+from trainer.reproduce_cli import reproduce
 
 app = typer.Typer(
     help="Train, export and evaluate networks that label skin strata in reflectance confocal stacks.",
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(reproduce)
 
 DataOption = Annotated[
     Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
@@ -34,9 +36,7 @@ SplitOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
-MethodOption = Annotated[
-    str | None, typer.Option(help="Method of the paper's comparison, by its plain name.")
-]
+MethodOption = Annotated[str | None, typer.Option(help="Method of the paper's comparison, by plain name.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 

@@ -158,14 +158,14 @@ def _score_set(
 
 def _write(out: Path, result: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").write_text(json.dumps(_without_nan(result), indent=1, allow_nan=False) + "\n")
+    (out / "evaluation.json").write_text(json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n")
     (out / "evaluation.md").write_text(markdown(result))
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Turn NaN, which JSON does not know, into null."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

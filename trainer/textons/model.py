@@ -36,8 +36,8 @@ Textons = HamesTextons | KaurTextons | SomozaTextons
 Classifier = Logistic | Network | Neighbours
 SCHEMA = "rcm-textons-1"
 
-_TEXTONS: dict[Method, type[Textons]] = {"hames": HamesTextons, "kaur": KaurTextons, "somoza": SomozaTextons}
-_CLASSIFIERS: dict[Method, type[Classifier]] = {"hames": Logistic, "kaur": Network, "somoza": Neighbours}
+TEXTONS: dict[Method, type[Textons]] = {"hames": HamesTextons, "kaur": KaurTextons, "somoza": SomozaTextons}
+CLASSIFIERS: dict[Method, type[Classifier]] = {"hames": Logistic, "kaur": Network, "somoza": Neighbours}
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,10 @@ def load_texton_model(path: Path) -> TextonModel:
         if str(arrays.get("schema")) != SCHEMA:
             raise ValueError(f"its schema is {arrays.get('schema')}")
         method: Method = str(arrays["method"])  # type: ignore[assignment]
-        textons = {field.name: arrays[f"textons.{field.name}"] for field in fields(_TEXTONS[method])}
-        classifier = {
-            field.name: arrays[f"classifier.{field.name}"] for field in fields(_CLASSIFIERS[method])
-        }
+        textons = {field.name: arrays[f"textons.{field.name}"] for field in fields(TEXTONS[method])}
+        classifier = {field.name: arrays[f"classifier.{field.name}"] for field in fields(CLASSIFIERS[method])}
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataSetError(
             f"a texton model must be an .npz of schema {SCHEMA}, {path} is not: {error!r}"
         ) from error
-    return TextonModel(method, _TEXTONS[method](**textons), _CLASSIFIERS[method](**classifier))
+    return TextonModel(method, TEXTONS[method](**textons), CLASSIFIERS[method](**classifier))

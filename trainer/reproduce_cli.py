@@ -1,0 +1,82 @@
+"""The command `rcm-trainer reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+
+def reproduce(
+    data: Annotated[
+        Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; what is in it already is taken.")],
+    methods: Annotated[
+        str | None, typer.Option(help="Plain names of methods joined by commas. [default: all]")
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(help="quick (a part of the stacks, small networks) or paper (the published recipes)."),
+    ] = "quick",
+    stacks: Annotated[
+        int | None, typer.Option(help="Stacks to take, 0 for all, instead of the preset's.")
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Multiplier of Inception-V3's channel counts, instead of the preset's."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the CNNs' input in pixels, instead of the preset's.")
+    ] = None,
+    cnn_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the CNNs, instead of the preset's.")
+    ] = None,
+    rcn_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the recurrent networks, instead of the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for prepared slices. [default: DATA/cache]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, full or mixed (bfloat16, on CUDA float16 if it must be).")
+    ] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes that prepare and encode slices.")] = 2,
+) -> None:
+    """Train every method of the paper on one data set and report its tables; a killed run resumes."""
+    import torch
+
+    from trainer.data.manifest import load_data_set
+    from trainer.methods import METHODS
+    from trainer.precision import choose_device
+    from trainer.reproduce import open_comparison, run_methods
+    from trainer.reproduce_presets import preset_of
+    from trainer.reproduction_report import write_report
+    from trainer.reproduction_scores import reproduction
+
+    names = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    chosen = choose_device(device)
+    if threads > 0:
+        torch.set_num_threads(threads)
+    data_set = load_data_set(data)
+    comparison = open_comparison(
+        data_set,
+        preset_of(
+            preset,
+            seed,
+            {"width": width, "size": size, "n_epochs": cnn_epochs},
+            {"n_epochs": rcn_epochs},
+            stacks,
+        ),
+        out,
+        cache or data_set.path.parent / "cache",
+        chosen,
+        precision=precision,
+        n_workers=workers,
+    )
+    report = write_report(out, reproduction(comparison, run_methods(comparison, names)))
+    typer.echo(f"wrote {report}")
