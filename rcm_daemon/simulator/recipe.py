@@ -16,6 +16,11 @@ SHORTEST_STACK, LONGEST_STACK = 15, 101
 Z_STEPS_UM = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 Z_STEP_SHARES = (0.05, 0.10, 0.10, 0.55, 0.12, 0.08)
 
+PRESET_SHARE = 0.6
+"""Share of stacks taken over a range set beforehand, whatever comes into view: their end says nothing of where
+the junction lies. The others end where the operator has seen enough."""
+PRESET_EXTENT_UM = (90.0, 180.0)
+
 
 @dataclass(frozen=True)
 class Patient:
@@ -170,15 +175,14 @@ def draw_depths(
     """
     step = float(rng.choice(Z_STEPS_UM, p=Z_STEP_SHARES)) if z_step_um is None else z_step_um
     first, second = boundaries_um
-    start = float(rng.uniform(-10.0, 32.0))
-    fate = rng.uniform()
-    if fate < 0.03:  # starts inside the junction
+    start = float(rng.uniform(-12.0, 30.0))
+    if rng.uniform() < 0.03:  # starts inside the junction
         start = first + float(rng.uniform(0.0, 0.6)) * (second - first)
-    if 0.03 <= fate < 0.05:  # given up before the junction
-        last = first - float(rng.uniform(2.0, 15.0))
-    elif 0.05 <= fate < 0.09:  # given up before the dermis
-        last = first + float(rng.uniform(0.2, 1.0)) * (second - first)
+    if rng.uniform() < PRESET_SHARE:
+        last = start + float(rng.uniform(*PRESET_EXTENT_UM))
+    elif rng.uniform() < 0.05:  # given up before the dermis
+        last = first + float(rng.uniform(-0.3, 1.0)) * (second - first)
     else:
-        last = second + float(rng.gamma(2.2, 13.0)) + 3.0
+        last = second + 2.0 + float(rng.exponential(26.0))
     n_slices = int(np.clip(round((last - start) / step) + 1, SHORTEST_STACK, LONGEST_STACK))
     return start, step, n_slices
