@@ -17,8 +17,8 @@ Z_STEPS_UM = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 Z_STEP_SHARES = (0.05, 0.10, 0.10, 0.55, 0.12, 0.08)
 
 PRESET_SHARE = 0.6
-"""Share of stacks taken over a range set beforehand, whatever comes into view: their end says nothing of where
-the junction lies. The others end where the operator has seen enough."""
+"""Share of stacks taken over a range set beforehand, whatever comes into view: their end says nothing of
+where the junction lies. The others end where the operator has seen enough."""
 PRESET_EXTENT_UM = (90.0, 180.0)
 
 
