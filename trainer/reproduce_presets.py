@@ -56,7 +56,7 @@ class Preset:
     cnn: CnnRecipe
     rcn: RcnRecipe
     textons: TextonRecipe
-    shares: tuple[float, float, float] = PAPER_SHARES
+    shares: tuple[float, ...] = PAPER_SHARES
     seed: int = 0
 
 
