@@ -3,7 +3,10 @@
 Two recipes. `paper` is that of Bozkurt et al. 2021 in Keras: Adam at 0.001, 200 epochs of 4 stacks a step, at
 most 71 slices, 10 % recurrent dropout, L1 of 0.05 times the plain sum of the absolute recurrent weights, raw
 embeddings. `ours` changes what costs accuracy: a small L1, standardised embeddings with dropout, larger steps
-with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones.
+with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones. `live` is ours
+for stacks that are still being acquired: a segmental network, trained on random parts of stacks in every way
+a stack can come (begun lower, cut at any slice, slices missing or of no use, every second slice), by the
+likelihood of both boundaries beside that of the labels.
 
 Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 """
@@ -32,7 +35,7 @@ from trainer.run_folder import (
     refuse_other_recipe,
 )
 from trainer.schedule import learning_rate
-from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.sequences import IGNORED, HeldOut, Sequence, pad, segmental_loss
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class RcnRecipe:
 
     Attributes
     ----------
-    attention, half_width, window, cell, bidirectional, n_hidden
+    attention, half_width, window, cell, bidirectional, n_hidden, segmental
         See `Architecture`.
     n_epochs, batch_size
         Length of training; stacks a step.
@@ -79,6 +82,14 @@ class RcnRecipe:
         Share of training stacks cut at a random slice, as a daemon sees them.
     dropped_slices
         Largest share of slices left out of a training stack.
+    late_starts
+        Share of training stacks that begin somewhere in their upper half.
+    strides
+        Share of the training stacks with narrow steps of which every second slice is taken.
+    untrusted
+        Share of training slices of no weight.
+    segmental_weight
+        Weight in the loss of the boundaries' likelihood (nats a stack) beside the labels' (nats a slice).
     seed
         Of everything random.
     """
@@ -89,6 +100,7 @@ class RcnRecipe:
     cell: Cell = "gru"
     bidirectional: bool = True
     n_hidden: int = 64
+    segmental: bool = False
     n_epochs: int = 80
     batch_size: int = 16
     max_slices: int = 0
@@ -104,6 +116,10 @@ class RcnRecipe:
     n_copies: int = 1
     prefixes: float = 0.0
     dropped_slices: float = 0.0
+    late_starts: float = 0.0
+    strides: float = 0.0
+    untrusted: float = 0.0
+    segmental_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,7 +147,22 @@ PAPER = RcnRecipe(
     standardised=False,
     n_copies=0,
 )
-PRESETS = {"ours": OURS, "paper": PAPER}
+LIVE = replace(
+    OURS,
+    segmental=True,
+    n_epochs=150,
+    learning_rate=1.5e-3,
+    prefixes=0.75,
+    dropped_slices=0.3,
+    late_starts=0.3,
+    strides=0.3,
+    untrusted=0.05,
+    segmental_weight=0.2,
+)
+PRESETS = {"ours": OURS, "paper": PAPER, "live": LIVE}
+WIDEST_STEP_TO_STRIDE_UM = 2.5
+LIVE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+"""A segmental network is validated on so much of every stack."""
 
 
 def preset(
@@ -142,7 +173,7 @@ def preset(
     Parameters
     ----------
     name
-        `ours` or `paper`.
+        `ours`, `paper` or `live`.
     method
         Fields that make the recipe one of `trainer.methods`.
     changes
@@ -170,7 +201,9 @@ def train_rcn(
     device: torch.device,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Train, validate after each epoch, keep the snapshot with the best validation accuracy.
+    """Train, validate after each epoch, keep the best snapshot.
+
+    The best one has the highest validation accuracy; of a segmental network, the smallest segmental loss.
 
     Parameters
     ----------
@@ -221,7 +254,7 @@ def train_rcn(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
     about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
-    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
+    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf"), "segmental_loss": float("inf")}
     if resume:
         last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
         last["recipe"] = asdict(RcnRecipe(**last["recipe"]))  # an older one lacks what was added since
@@ -231,8 +264,13 @@ def train_rcn(
         optimizer.load_state_dict(last["optimizer"])
         first_epoch, best = last["epoch"] + 1, last["best"]
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
-    validation = WholeStacks(
-        data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
+    validation = HeldOut(
+        data,
+        torch.from_numpy(embeddings_CTE[0]),
+        indices["validation"],
+        recipe.max_slices,
+        device,
+        LIVE_FRACTIONS if recipe.segmental else (1.0,),
     )
     run = RunFolder(out, first_epoch - 1)
     n_batches = -(-len(indices["train"]) // recipe.batch_size)
@@ -246,13 +284,20 @@ def train_rcn(
             run.log(epoch, values)
             shared = {"schema": RCN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
             shared["z_step_um"] = z_steps(data, split)
-            if (measured["accuracy"], -measured["loss"]) > (best["accuracy"], -best["loss"]):
+            if _merit(measured) > _merit(best):
                 best = measured
                 run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
             states = {"network": network.state_dict(), "average": average.network.state_dict()}
             run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
     run.close()
     return best
+
+
+def _merit(measured: Mapping[str, float]) -> tuple[float, float]:
+    """By how much one snapshot is better than another; the first one is better than none."""
+    if "segmental_loss" in measured:
+        return -measured["segmental_loss"], 0.0
+    return measured["accuracy"], -measured["loss"]
 
 
 def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
@@ -275,19 +320,27 @@ class _Training:
         self.data, self.embeddings_CTE, self.stacks = data, embeddings_CTE, stacks
         self.recipe, self.device = recipe, device
 
-    def _draw(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, start = self.recipe, int(self.data.starts[index])
-        kept = np.arange(self.data.stacks[index].n_slices)
+    def _draw(self, index: int, rng: np.random.Generator) -> Sequence:
+        recipe, z_um = self.recipe, self.data.stacks[index].z_um
+        kept = np.arange(len(z_um))
         if recipe.max_slices:
             kept = kept[: recipe.max_slices]
+        if recipe.late_starts and rng.random() < recipe.late_starts:
+            kept = kept[rng.integers(0, (len(kept) + 1) // 2) :]
         if recipe.prefixes and rng.random() < recipe.prefixes:
             kept = kept[: rng.integers(1, len(kept) + 1)]
+        narrow = len(kept) > 1 and np.median(np.diff(z_um[kept])) <= WIDEST_STEP_TO_STRIDE_UM
+        if recipe.strides and narrow and rng.random() < recipe.strides:
+            kept = kept[rng.integers(0, 2) :: 2]
         if recipe.dropped_slices:
             there = rng.random(len(kept)) >= rng.uniform(0, recipe.dropped_slices)
             kept = kept[there] if there.any() else kept[:1]
         copy = int(rng.integers(len(self.embeddings_CTE)))
-        labels = torch.from_numpy(self.data.stacks[index].labels[kept])
-        return self.embeddings_CTE[copy, torch.from_numpy(start + kept)], labels
+        drawn = Sequence.of(self.data, self.embeddings_CTE[copy], index, kept)
+        if recipe.untrusted:
+            weight = (rng.random(len(kept)) >= recipe.untrusted).astype(np.float32)
+            drawn = replace(drawn, weight=torch.from_numpy(weight))
+        return drawn
 
     def epoch(
         self,
@@ -305,6 +358,7 @@ class _Training:
         n_batches = -(-len(order) // recipe.batch_size)
         network.train()
         n_seen, n_right, loss_sum, started, rate = 0, 0, 0.0, time.time(), recipe.learning_rate
+        segmental_sum = 0.0
         for batch in range(n_batches):
             n_steps = (epoch - 1) * n_batches + batch
             if recipe.falling_rate:
@@ -312,25 +366,27 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size].tolist()
-            embeddings_BNE, labels_BN, lengths_B = pad(
-                [self._draw(index, rng) for index in chosen], self.device
-            )
-            logits_BNK = network(embeddings_BNE, lengths_B)
+            drawn = pad([self._draw(index, rng) for index in chosen], self.device)
+            logits_BNK, evidence_BNK = drawn.run(network)
             loss = functional.cross_entropy(
                 logits_BNK.flatten(0, 1),
-                labels_BN.flatten(),
+                drawn.labels_BN.flatten(),
                 ignore_index=IGNORED,
                 label_smoothing=recipe.label_smoothing,
             )
+            if network.likelihood is not None and evidence_BNK is not None:
+                boundaries = segmental_loss(network.likelihood, evidence_BNK, drawn)
+                segmental_sum += boundaries.item() * len(chosen)
+                loss = loss + recipe.segmental_weight * boundaries
             optimizer.zero_grad(set_to_none=True)
             penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.recurrent_l1()
             penalised.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update(network, n_steps + 1)
-            n_slices = int(lengths_B.sum())
+            n_slices = int(drawn.lengths_B.sum())
             n_seen += n_slices
             loss_sum += loss.item() * n_slices
-            n_right += int((logits_BNK.argmax(2) == labels_BN).sum())
+            n_right += int((logits_BNK.argmax(2) == drawn.labels_BN).sum())
             text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum / n_seen:.3f}"
             text += f" accuracy {n_right / n_seen:.3f}"
             advance(1, text + (f" best {best:.3f}" if best >= 0 else ""))
@@ -341,6 +397,8 @@ class _Training:
             "recurrent_l1": network.recurrent_l1().item(),
             "seconds": time.time() - started,
         }
+        if recipe.segmental:
+            values["segmental_loss"] = segmental_sum / len(order)
         if isinstance(network.attention, ToeplitzAttention):
             values["kernel_self"] = network.attention.kernel()[recipe.half_width].item()
         return values

@@ -1,4 +1,4 @@
-"""Patient-level split into train, validation, test and calibration, stratified, seeded, and stored with its digest."""
+"""Patient-level split into train, validation, test and calibration: stratified, seeded, with a digest."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
     Raises
     ------
     DataSetError
-        If the shares are not three or four non-negative numbers, or there are fewer patients than parts asked for.
+        If the shares are not three or four non-negative numbers, or there are fewer patients than parts asked
+        for.
     """
     if len(shares) not in (len(PARTS) - 1, len(PARTS)) or min(shares) < 0 or shares[0] <= 0:
         raise DataSetError(
