@@ -86,6 +86,8 @@ class RcnRecipe:
         Share of training stacks that begin somewhere in their upper half.
     strides
         Share of the training stacks with narrow steps of which every second slice is taken.
+    sparse
+        Share of training stacks of which few slices are taken, at any depths, as under advice.
     untrusted
         Share of training slices of no weight.
     segmental_weight
@@ -118,6 +120,7 @@ class RcnRecipe:
     dropped_slices: float = 0.0
     late_starts: float = 0.0
     strides: float = 0.0
+    sparse: float = 0.0
     untrusted: float = 0.0
     segmental_weight: float = 0.0
     seed: int = 0
@@ -156,11 +159,13 @@ LIVE = replace(
     dropped_slices=0.3,
     late_starts=0.3,
     strides=0.3,
+    sparse=0.15,
     untrusted=0.05,
     segmental_weight=0.2,
 )
 PRESETS = {"ours": OURS, "paper": PAPER, "live": LIVE}
 WIDEST_STEP_TO_STRIDE_UM = 2.5
+MOST_SPARSE = 20
 LIVE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """A segmental network is validated on so much of every stack."""
 
@@ -332,6 +337,9 @@ class _Training:
         narrow = len(kept) > 1 and np.median(np.diff(z_um[kept])) <= WIDEST_STEP_TO_STRIDE_UM
         if recipe.strides and narrow and rng.random() < recipe.strides:
             kept = kept[rng.integers(0, 2) :: 2]
+        if recipe.sparse and rng.random() < recipe.sparse:
+            n_kept = min(len(kept), int(rng.integers(2, MOST_SPARSE + 1)))
+            kept = np.sort(rng.choice(kept, n_kept, replace=False))
         if recipe.dropped_slices:
             there = rng.random(len(kept)) >= rng.uniform(0, recipe.dropped_slices)
             kept = kept[there] if there.any() else kept[:1]

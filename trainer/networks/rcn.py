@@ -40,8 +40,8 @@ SEGMENTAL_INPUTS = ("embeddings", "z_um", "weight")
 
 N_SPACING = 3
 """What a segmental network sees beside an embedding: gap above, gap below, weight."""
-GAP_UNIT_UM, WIDEST_GAP = 3.0, 4.0
-"""Gaps are counted in sections of 3 um, at most four of them; 0 at an end of the stack."""
+GAP_UNIT_UM, WIDEST_GAP = 3.0, 10.0
+"""Gaps are counted in sections of 3 um, at most ten of them; 0 at an end of the stack."""
 STRONGEST_EVIDENCE = 1.0
 """Bound of the evidence in nats a um, so that no network can overflow the posterior."""
 
