@@ -1,4 +1,4 @@
-"""Stacks replayed slice by slice through a recurrent network and an estimator, as the daemon would see them."""
+"""Stacks replayed slice by slice through a recurrent network and an estimator, as the daemon sees them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rcm_daemon.core.pipeline import Estimation, Recurrent
+    from rcm_daemon.core.pipeline import Estimation, Recurrence, Recurrent
     from rcm_daemon.core.records import StrataEstimate
     from trainer.data.manifest import LabelledStack
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What was said of one stack after each of its slices: `estimates[n - 1]` of the first n of them."""
+    """What was said of one stack after each of its slices: `estimates[n - 1]` of the first n of them.
+
+    `given` is what the network gave for it.
+    """
 
     stack: LabelledStack
     estimates: tuple[StrataEstimate, ...]
+    given: tuple[Recurrence, ...]
 
 
 def live_run(
@@ -46,9 +50,11 @@ def live_run(
         Slices that arrive, rising; none = all of them.
     """
     indices = range(stack.n_slices) if kept is None else kept
-    partial, estimates = PartialStack(), []
+    partial = PartialStack()
+    estimates, answers = [], []
     for count, index in enumerate(indices, start=1):
         partial = partial.with_slice(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
+        answers.append(given)
         estimates.append(estimation.estimate(partial, given, count / len(indices)))
-    return LiveRun(stack, tuple(estimates))
+    return LiveRun(stack, tuple(estimates), tuple(answers))

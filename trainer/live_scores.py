@@ -50,7 +50,9 @@ class Announcement:
         return float("inf") if self.for_good is None else float(self.for_good - self.crossed)
 
 
-def announce(estimates: Sequence[StrataEstimate], labels: np.ndarray, boundary: int, wait: int = 1) -> Announcement:
+def announce(
+    estimates: Sequence[StrataEstimate], labels: np.ndarray, boundary: int, wait: int = 1
+) -> Announcement:
     """Follow one boundary over the prefixes of a stack.
 
     Parameters
@@ -76,7 +78,9 @@ def announce(estimates: Sequence[StrataEstimate], labels: np.ndarray, boundary: 
         return Announcement(crossed, None, None, withdrawn=False, moved=False)
     first = int(np.argmax(running))
     later = running[first:]
-    for_good = None if not running[-1] else len(running) - int(np.argmin(running[::-1])) if not running.all() else 0
+    for_good = (
+        None if not running[-1] else len(running) - int(np.argmin(running[::-1])) if not running.all() else 0
+    )
     moved = bool((np.abs(um[first:][later] - um[first]) > MOVED_UM).any())
     return Announcement(crossed, first, for_good, withdrawn=not later.all(), moved=moved)
 
