@@ -7,7 +7,7 @@ so a resumed run repeats what an unbroken one would have done.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +21,9 @@ from trainer.data.split import z_steps
 from trainer.metrics import confusion, label_metrics
 from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
-from trainer.progress import progress_bar
-from trainer.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RunFolder,
-    load_checkpoint,
-    provenance,
-    refuse_other_recipe,
-)
+from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
+from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -150,40 +143,28 @@ def train_cnn(
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     mixed = MixedPrecision(precision, device)
-    about = provenance(prepared.data, split, recipe.seed)
-    first_epoch, best = 1, {"accuracy": -1.0}
-    if resume:
-        last = load_checkpoint(out / LAST_NAME, CNN_SCHEMA)
-        last["recipe"] = asdict(CnnRecipe(**last["recipe"]))  # an older one lacks what was added since
-        refuse_other_recipe(last, asdict(recipe), about, out)
-        network.load_state_dict(last["network"])
-        average.network.load_state_dict(last["average"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
+    about = {
+        "schema": CNN_SCHEMA,
+        "provenance": provenance(prepared.data, split, recipe.seed),
+        "z_step_um": z_steps(prepared.data, split),
+    }
     n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
     n_batches = max(1, n_per_epoch // recipe.batch_size)
-    run = RunFolder(out, first_epoch - 1)
-    run_state = _Run(
-        prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch
+    run = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
+    return run_epochs(
+        out,
+        "training the CNN",
+        recipe,
+        about,
+        network,
+        average,
+        optimizer,
+        n_batches=n_batches,
+        train=run.train_epoch,
+        validate=lambda averaged: _validate(averaged, prepared, rows["validation"], device),
+        rank=lambda measured: (measured["accuracy"],),
+        resume=resume,
     )
-    n_left = (recipe.n_epochs - first_epoch + 1) * n_batches
-    with progress_bar("training the CNN", n_left, "batches") as advance:
-        for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = run_state.train_epoch(epoch, advance, best["accuracy"])
-            values.update(_validate(average.network, prepared, rows["validation"], device))
-            run.log(epoch, values)
-            validation = {
-                name.removeprefix("validation_"): v for name, v in values.items() if "validation_" in name
-            }
-            shared = {"schema": CNN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
-            shared["z_step_um"] = z_steps(prepared.data, split)
-            if validation["accuracy"] > best["accuracy"]:
-                best = validation
-                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
-            states = {"network": network.state_dict(), "average": average.network.state_dict()}
-            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
-    run.close()
-    return best
 
 
 @dataclass
@@ -290,8 +271,6 @@ def _validate(
             logits.append(network(slices.to(device)).float().cpu())
     logits_BK = torch.cat(logits)
     metrics = label_metrics(confusion(labels, logits_BK.argmax(1).numpy()))
-    values = {"validation_loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}
-    values["validation_accuracy"] = metrics["accuracy"]
-    for stratum in STRATA:
-        values[f"validation_sensitivity_{stratum}"] = metrics[f"sensitivity_{stratum}"]
-    return values
+    values = {"loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}
+    values["accuracy"] = metrics["accuracy"]
+    return values | {f"sensitivity_{stratum}": metrics[f"sensitivity_{stratum}"] for stratum in STRATA}

@@ -11,7 +11,7 @@ Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,17 +22,11 @@ from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
 from trainer.networks.attention import ToeplitzAttention
 from trainer.networks.rcn import Architecture, RecurrentStrata
-from trainer.progress import progress_bar
-from trainer.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RunFolder,
-    load_checkpoint,
-    provenance,
-    refuse_other_recipe,
-)
+from trainer.recipes import changed, named
+from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
 from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -153,10 +147,7 @@ def preset(
     DataSetError
         If there is no such preset.
     """
-    if name not in PRESETS:
-        raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **{**(method or {}), **given})
+    return changed(changed(named(PRESETS, name), **(method or {})), **changes)
 
 
 def train_rcn(
@@ -220,39 +211,29 @@ def train_rcn(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
-    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
-    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
-    if resume:
-        last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
-        last["recipe"] = asdict(RcnRecipe(**last["recipe"]))  # an older one lacks what was added since
-        refuse_other_recipe(last, asdict(recipe), about, out)
-        network.load_state_dict(last["network"])
-        average.network.load_state_dict(last["average"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
+    about = {
+        "schema": RCN_SCHEMA,
+        "provenance": {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest},
+        "z_step_um": z_steps(data, split),
+    }
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
     validation = WholeStacks(
         data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
     )
-    run = RunFolder(out, first_epoch - 1)
-    n_batches = -(-len(indices["train"]) // recipe.batch_size)
-    with progress_bar(
-        "training the RCN", (recipe.n_epochs - first_epoch + 1) * n_batches, "batches"
-    ) as advance:
-        for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = training.epoch(epoch, network, average, optimizer, advance, best["accuracy"])
-            measured = validation.measure(average.network)
-            values.update({f"validation_{name}": value for name, value in measured.items()})
-            run.log(epoch, values)
-            shared = {"schema": RCN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
-            shared["z_step_um"] = z_steps(data, split)
-            if (measured["accuracy"], -measured["loss"]) > (best["accuracy"], -best["loss"]):
-                best = measured
-                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
-            states = {"network": network.state_dict(), "average": average.network.state_dict()}
-            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
-    run.close()
-    return best
+    return run_epochs(
+        out,
+        "training the RCN",
+        recipe,
+        about,
+        network,
+        average,
+        optimizer,
+        n_batches=-(-len(indices["train"]) // recipe.batch_size),
+        train=lambda epoch, advance, best: training.epoch(epoch, network, average, optimizer, advance, best),
+        validate=validation.measure,
+        rank=lambda measured: (measured["accuracy"], -measured["loss"]),
+        resume=resume,
+    )
 
 
 def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
