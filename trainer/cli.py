@@ -37,6 +37,13 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
 MethodOption = Annotated[str | None, typer.Option(help="Method of the paper's comparison, by plain name.")]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|default",
+        help="Run folder, checkpoint or bundle to fine-tune from; default: the bundle that comes along.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -123,7 +130,7 @@ def cnn(
     imagenet: Annotated[
         Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")
     ] = None,
-    start_from: Annotated[Path | None, typer.Option(help="CNN checkpoint to fine-tune from.")] = None,
+    start_from: StartOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -169,7 +176,7 @@ def cnn(
         precision=precision,
         resume=resume,
         imagenet=imagenet,
-        start_from=start_from,
+        start_from=_start(start_from),
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
 
@@ -208,6 +215,7 @@ def rcn(
         float | None, typer.Option(help="Largest share of slices left out of a stack.")
     ] = None,
     split: SplitOption = None,
+    start_from: StartOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -270,7 +278,15 @@ def rcn(
     if chosen.type == "cpu":
         torch.set_num_threads(1)  # steps over one slice are far too small to share between threads
     best = train_rcn(
-        data_set, embeddings, parts, recipe, out, cnn_digest=digest, device=chosen, resume=resume
+        data_set,
+        embeddings,
+        parts,
+        recipe,
+        out,
+        cnn_digest=digest,
+        device=chosen,
+        resume=resume,
+        start_from=_start(start_from),
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
 
@@ -343,6 +359,14 @@ def evaluate(
         n_workers=workers,
     )
     typer.echo((out / "evaluation.md").read_text())
+
+
+def _start(path: str | None) -> Path | None:
+    from rcm_daemon.bundle.location import default_bundle_path
+
+    if path is None:
+        return None
+    return default_bundle_path() if path == "default" else Path(path)
 
 
 def _set_threads(threads: int) -> None:

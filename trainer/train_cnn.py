@@ -23,6 +23,7 @@ from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
 from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
+from trainer.starting import is_bundle, open_start, origin, settle_norms, take_cnn, take_state
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 CNN_SCHEMA = "rcm-cnn-1"
 VALIDATION_BATCH = 128
+N_SETTLED = 64
+"""Training slices from which a bundle's CNN gets its batch norms' statistics."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def train_cnn(
     resume
         Go on from `last.pt`.
     imagenet, start_from
-        Weights to start from: torchvision's Inception-V3 file, or a CNN checkpoint of the same width.
+        Weights to start from: torchvision's Inception-V3 file; a CNN checkpoint or a bundle of the same
+        width.
 
     Returns
     -------
@@ -119,7 +123,8 @@ def train_cnn(
     Raises
     ------
     DataSetError
-        If a part is empty, or the run to resume was made with another recipe.
+        If a part is empty, what to start from does not fit, or the run to resume was made with another
+        recipe.
     """
     rows = {
         part: prepared.slice_indices(split.stack_indices(prepared.data, part))
@@ -134,8 +139,9 @@ def train_cnn(
     network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     if imagenet is not None:
         network.load_imagenet(imagenet)
-    if start_from is not None:
-        network.load_state_dict(load_cnn(start_from)[0].state_dict())
+    about = provenance(prepared.data, split, recipe.seed)
+    if start_from is not None and not resume:
+        about["started_from"] = _start(network, start_from, prepared, rows["train"])
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -143,11 +149,6 @@ def train_cnn(
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     mixed = MixedPrecision(precision, device)
-    about = {
-        "schema": CNN_SCHEMA,
-        "provenance": provenance(prepared.data, split, recipe.seed),
-        "z_step_um": z_steps(prepared.data, split),
-    }
     n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
     n_batches = max(1, n_per_epoch // recipe.batch_size)
     run = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
@@ -155,7 +156,7 @@ def train_cnn(
         out,
         "training the CNN",
         recipe,
-        about,
+        {"schema": CNN_SCHEMA, "provenance": about, "z_step_um": z_steps(prepared.data, split)},
         network,
         average,
         optimizer,
@@ -245,6 +246,18 @@ def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
     network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _start(network: InceptionStrata, path: Path, prepared: PreparedSet, rows: np.ndarray) -> str:
+    if not is_bundle(path):
+        other, checkpoint = load_cnn(path)
+        take_state(network, other.state_dict(), path)
+        return origin(checkpoint["provenance"])
+    bundle = open_start(path)
+    take_cnn(network, bundle)
+    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), N_SETTLED)).astype(np.int64)]
+    settle_norms(network, _read(prepared, spread, network.n_slices))
+    return origin(bundle)
 
 
 def _read(prepared: PreparedSet, rows: np.ndarray, n_slices: int) -> torch.Tensor:

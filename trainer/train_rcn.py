@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import onnx
 import torch
 from torch.nn import functional
 
@@ -22,10 +23,12 @@ from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
 from trainer.networks.attention import ToeplitzAttention
 from trainer.networks.rcn import Architecture, RecurrentStrata
+from trainer.onnx_recurrent import rcn_graph
 from trainer.recipes import changed, named
 from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
 from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.starting import is_bundle, open_start, origin, take_rcn
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
@@ -160,6 +163,7 @@ def train_rcn(
     cnn_digest: str,
     device: torch.device,
     resume: bool = False,
+    start_from: Path | None = None,
 ) -> dict[str, float]:
     """Train, validate after each epoch, keep the snapshot with the best validation accuracy.
 
@@ -181,6 +185,9 @@ def train_rcn(
         Where the network runs.
     resume
         Go on from `last.pt`.
+    start_from
+        Weights to start from: an RCN checkpoint or a bundle of the same method and size. The mean and scale
+        of the embeddings are those of this training set all the same.
 
     Returns
     -------
@@ -190,7 +197,8 @@ def train_rcn(
     Raises
     ------
     DataSetError
-        If a part is empty, or the run to resume was made with another recipe.
+        If a part is empty, what to start from does not fit, or the run to resume was made with another
+        recipe.
     """
     indices = {part: split.stack_indices(data, part) for part in ("train", "validation")}
     for part, stacks in indices.items():
@@ -206,16 +214,14 @@ def train_rcn(
         sample_XE = embeddings_CTE[:, rows].reshape(-1, embeddings_CTE.shape[2])
         network.input_mean.copy_(torch.from_numpy(sample_XE.mean(0)))
         network.input_scale.copy_(torch.from_numpy(sample_XE.std(0) + 1e-3))
+    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
+    if start_from is not None and not resume:
+        about["started_from"] = _start(network, start_from)
     network.to(device)
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
-    about = {
-        "schema": RCN_SCHEMA,
-        "provenance": {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest},
-        "z_step_um": z_steps(data, split),
-    }
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
     validation = WholeStacks(
         data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
@@ -224,7 +230,7 @@ def train_rcn(
         out,
         "training the RCN",
         recipe,
-        about,
+        {"schema": RCN_SCHEMA, "provenance": about, "z_step_um": z_steps(data, split)},
         network,
         average,
         optimizer,
@@ -242,6 +248,16 @@ def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
     network = RecurrentStrata(RcnRecipe(**checkpoint["recipe"]).architecture)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _start(network: RecurrentStrata, path: Path) -> str:
+    if is_bundle(path):
+        bundle = open_start(path)
+        take_rcn(network, onnx.load_from_string(bundle.files["rcn.onnx"]).graph, path)
+        return origin(bundle)
+    other, checkpoint = load_rcn(path)
+    take_rcn(network, rcn_graph(other).graph, path)
+    return origin(checkpoint["provenance"])
 
 
 class _Training:
