@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle.estimator import estimation_of
 from rcm_daemon.bundle.location import resolve_bundle
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
@@ -80,6 +81,7 @@ class Service:
             self._context.destroy(linger=0)
             self._state_dir.close()
             raise
+        self._estimation = estimation_of(self._networks, settings.estimator, settings.mosaic)
         self._worker = EmbedWorker(self._networks, self._wake)
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._source = Source(__version__, bundle.manifest.name, bundle.digest, self._networks.provider)
@@ -165,7 +167,7 @@ class Service:
             self._rejections[Rule.NOT_EMBEDDED.name] += 1
         else:
             n_rejected = job.stack.n_rejected
-            take_in(self._ledger, job.stack, new, self._networks.label)
+            take_in(self._ledger, job.stack, new, self._networks.recur, self._estimation)
             self._rejections[Rule.NOT_LABELLED.name] += job.stack.n_rejected - n_rejected
         now_ns = time.monotonic_ns()
         latency = Latency(

@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.errors import ConfigurationError
 
 ENV_PREFIX = "RCM_"
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
     """Folder of the model bundle; none = the one that comes with the package."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the CNN runs."""
+    estimator: Literal["monotone", "paper"] = "monotone"
+    """How labels and boundaries are read: by the bundle's posterior, if it has one, or as the paper does."""
+    mosaic: MosaicRule = MosaicRule()
+    """Where the five mosaics are planned."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of the CNN; 0 = one a core."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

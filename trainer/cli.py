@@ -124,7 +124,7 @@ def cnn(
         list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")
     ] = None,
     shares: Annotated[
-        str, typer.Option(help="Relative sizes of train,validation,test by patient.")
+        str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
     ] = "245,61,198",
     split: SplitOption = None,
     imagenet: Annotated[
@@ -385,7 +385,7 @@ def _split(data_set, split: Path | None, out: Path, seed: int, shares: str):  # 
     try:
         numbers = [float(share) for share in shares.split(",")]
     except ValueError as error:
-        raise DataSetError(f"shares must be three numbers joined by commas, got {shares}") from error
+        raise DataSetError(f"shares must be three or four numbers joined by commas, got {shares}") from error
     parts = load_split(split, data_set) if split else draw_split(data_set, seed, numbers)
     parts.write(own)
     return parts

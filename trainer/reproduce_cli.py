@@ -18,7 +18,9 @@ def reproduce(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="quick (a part of the stacks, small networks) or paper (the published recipes)."),
+        typer.Option(
+            help="quick (a part of the stacks), compact (all, small networks) or paper (as published)."
+        ),
     ] = "quick",
     stacks: Annotated[
         int | None, typer.Option(help="Stacks to take, 0 for all, instead of the preset's.")

@@ -6,7 +6,8 @@ were written, and are parted again here so that the network says at first what t
 - batch norm into the convolution before it: its statistics are taken anew from training slices, and its scale
   and shift set so that nothing changes (`settle_norms`);
 - the standardisation of the embeddings into the recurrent network's input weights: the new training set's
-  mean and scale are taken, and the input weights changed to match (`take_rcn`).
+  mean and scale are taken, and the input weights changed to match (`take_rcn`). (In a segmental network
+  that holds for slices of full weight: others are drawn towards the new mean.)
 
 The classifier of a CNN under a recurrent network is not in the bundle: it starts as it was drawn.
 """
@@ -25,6 +26,7 @@ from rcm_daemon.bundle.manifest import MANIFEST_FILE
 from rcm_daemon.bundle.verify import VerifiedBundle, load_verified
 from rcm_daemon.errors import DataSetError
 from trainer.networks.attention import ToeplitzAttention
+from trainer.networks.segmental import SegmentalLikelihood
 from trainer.offline import check_same_input
 from trainer.onnx_recurrent import rcn_graph
 
@@ -32,10 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from rcm_daemon.core.posterior import BoundaryPrior
     from trainer.networks.inception import InceptionStrata
     from trainer.networks.rcn import RecurrentStrata
 
 CLASSIFIER = ("fc.weight", "fc.bias")
+CALIBRATION = ("smallest", "temperature")
+"""Constants behind the network, fitted to patients it was not trained on: what is fine-tuned loses them."""
 NORM_FLOOR = 1e-3
 """What Inception-V3's batch norms add to every variance."""
 
@@ -144,7 +149,9 @@ def settle_norms(network: InceptionStrata, field_BSS: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def take_rcn(network: RecurrentStrata, graph: onnx.GraphProto, where: Path) -> None:
+def take_rcn(
+    network: RecurrentStrata, graph: onnx.GraphProto, where: Path, prior: BoundaryPrior | None = None
+) -> None:
     """Take a recurrent network's weights from an rcn.onnx, keeping `network`'s own input mean and scale.
 
     Parameters
@@ -155,6 +162,8 @@ def take_rcn(network: RecurrentStrata, graph: onnx.GraphProto, where: Path) -> N
         The graph, of a bundle or just written from a checkpoint.
     where
         What it was read from, for the error.
+    prior
+        That of a segmental network, where it is known.
 
     Raises
     ------
@@ -164,7 +173,7 @@ def take_rcn(network: RecurrentStrata, graph: onnx.GraphProto, where: Path) -> N
     given = _constants(graph)
     wanted = _constants(rcn_graph(copy.deepcopy(network)).graph)
     faults = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
-    faults += [name for name in given if name not in wanted]
+    faults += [name for name in given if name not in wanted and name not in CALIBRATION]
     if faults:
         raise _misfit(where, faults)
     encoder, n_hidden = network.encoder, network.encoder.n_hidden
@@ -179,10 +188,13 @@ def take_rcn(network: RecurrentStrata, graph: onnx.GraphProto, where: Path) -> N
     for direction, suffix in enumerate(encoder.suffixes):
         weight_ih = gates(given["encoder_w"][direction]).double()
         bias_ih, bias_hh = (gates(part) for part in given["encoder_b"][direction].chunk(2))
-        # The graph takes embeddings as they are, the network standardised ones: the same sum either way.
-        bias_ih = bias_ih.double() + weight_ih @ network.input_mean.double()
+        # The graph takes embeddings as they are (a segmental network's about their mean), the network
+        # standardised ones: the same sum either way.
+        shift = network.input_mean.double() - given.get("mean", torch.zeros(1)).double()
+        bias_ih = bias_ih.double() + weight_ih[:, : len(shift)] @ shift
+        weight_ih[:, : len(shift)] *= network.input_scale.double()
         values = {
-            "weight_ih": weight_ih * network.input_scale.double(),
+            "weight_ih": weight_ih,
             "weight_hh": gates(given["encoder_r"][direction]),
             "bias_ih": bias_ih,
             "bias_hh": bias_hh,
@@ -196,6 +208,11 @@ def take_rcn(network: RecurrentStrata, graph: onnx.GraphProto, where: Path) -> N
         for layer, name in ((network.attention.hidden, "hidden"), (network.attention.places, "places")):
             layer.weight.copy_(given[f"{name}_weight"].T)
             layer.bias.copy_(given[f"{name}_bias"])
+    if network.evidence is not None:
+        network.evidence.weight.copy_(given["evidence_weight"].T)
+        network.evidence.bias.copy_(given["evidence_bias"])
+        if prior is not None:
+            network.likelihood = SegmentalLikelihood(prior)
     decoder, gru = network.decoder, network.decoder_gru
     decoder.bias.copy_(given["decoder_bias"])
     if gru is not None:

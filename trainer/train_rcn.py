@@ -3,7 +3,10 @@
 Two recipes. `paper` is that of Bozkurt et al. 2021 in Keras: Adam at 0.001, 200 epochs of 4 stacks a step, at
 most 71 slices, 10 % recurrent dropout, L1 of 0.05 times the plain sum of the absolute recurrent weights, raw
 embeddings. `ours` changes what costs accuracy: a small L1, standardised embeddings with dropout, larger steps
-with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones.
+with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones. `live` is ours
+for stacks that are still being acquired: a segmental network, trained on random parts of stacks in every way
+a stack can come (begun lower, cut at any slice, slices missing or of no use, every second slice), by the
+likelihood of both boundaries beside that of the labels.
 
 Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 """
@@ -11,7 +14,7 @@ Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +22,7 @@ import onnx
 import torch
 from torch.nn import functional
 
+from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
 from trainer.networks.attention import ToeplitzAttention
@@ -27,7 +31,7 @@ from trainer.onnx_recurrent import rcn_graph
 from trainer.recipes import changed, named
 from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
-from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.sequences import IGNORED, HeldOut, Sequence, pad, segmental_loss
 from trainer.starting import is_bundle, open_start, origin, take_rcn
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
@@ -49,7 +53,7 @@ class RcnRecipe:
 
     Attributes
     ----------
-    attention, half_width, window, cell, bidirectional, n_hidden
+    attention, half_width, window, cell, bidirectional, n_hidden, segmental
         See `Architecture`.
     n_epochs, batch_size
         Length of training; stacks a step.
@@ -76,6 +80,16 @@ class RcnRecipe:
         Share of training stacks cut at a random slice, as a daemon sees them.
     dropped_slices
         Largest share of slices left out of a training stack.
+    late_starts
+        Share of training stacks that begin somewhere in their upper half.
+    strides
+        Share of the training stacks with narrow steps of which every second slice is taken.
+    sparse
+        Share of training stacks of which few slices are taken, at any depths, as under advice.
+    untrusted
+        Share of training slices of no weight.
+    segmental_weight
+        Weight in the loss of the boundaries' likelihood (nats a stack) beside the labels' (nats a slice).
     seed
         Of everything random.
     """
@@ -86,6 +100,7 @@ class RcnRecipe:
     cell: Cell = "gru"
     bidirectional: bool = True
     n_hidden: int = 64
+    segmental: bool = False
     n_epochs: int = 80
     batch_size: int = 16
     max_slices: int = 0
@@ -101,6 +116,11 @@ class RcnRecipe:
     n_copies: int = 1
     prefixes: float = 0.0
     dropped_slices: float = 0.0
+    late_starts: float = 0.0
+    strides: float = 0.0
+    sparse: float = 0.0
+    untrusted: float = 0.0
+    segmental_weight: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,7 +148,24 @@ PAPER = RcnRecipe(
     standardised=False,
     n_copies=0,
 )
-PRESETS = {"ours": OURS, "paper": PAPER}
+LIVE = replace(
+    OURS,
+    segmental=True,
+    n_epochs=150,
+    learning_rate=1.5e-3,
+    prefixes=0.75,
+    dropped_slices=0.3,
+    late_starts=0.3,
+    strides=0.3,
+    sparse=0.15,
+    untrusted=0.05,
+    segmental_weight=0.2,
+)
+PRESETS = {"ours": OURS, "paper": PAPER, "live": LIVE}
+WIDEST_STEP_TO_STRIDE_UM = 2.5
+MOST_SPARSE = 20
+LIVE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+"""A segmental network is validated on so much of every stack."""
 
 
 def preset(
@@ -139,7 +176,7 @@ def preset(
     Parameters
     ----------
     name
-        `ours` or `paper`.
+        `ours`, `paper` or `live`.
     method
         Fields that make the recipe one of `trainer.methods`.
     changes
@@ -165,7 +202,9 @@ def train_rcn(
     resume: bool = False,
     start_from: Path | None = None,
 ) -> dict[str, float]:
-    """Train, validate after each epoch, keep the snapshot with the best validation accuracy.
+    """Train, validate after each epoch, keep the best snapshot.
+
+    The best one has the highest validation accuracy; of a segmental network, the smallest segmental loss.
 
     Parameters
     ----------
@@ -223,8 +262,13 @@ def train_rcn(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
-    validation = WholeStacks(
-        data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
+    validation = HeldOut(
+        data,
+        torch.from_numpy(embeddings_CTE[0]),
+        indices["validation"],
+        recipe.max_slices,
+        device,
+        LIVE_FRACTIONS if recipe.segmental else (1.0,),
     )
     return run_epochs(
         out,
@@ -237,9 +281,16 @@ def train_rcn(
         n_batches=-(-len(indices["train"]) // recipe.batch_size),
         train=lambda epoch, advance, best: training.epoch(epoch, network, average, optimizer, advance, best),
         validate=validation.measure,
-        rank=lambda measured: (measured["accuracy"], -measured["loss"]),
+        rank=_merit,
         resume=resume,
     )
+
+
+def _merit(measured: Mapping[str, float]) -> tuple[float, float]:
+    """Rank a snapshot: the higher one is better."""
+    if "segmental_loss" in measured:
+        return -measured["segmental_loss"], 0.0
+    return measured["accuracy"], -measured["loss"]
 
 
 def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
@@ -253,10 +304,12 @@ def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
 def _start(network: RecurrentStrata, path: Path) -> str:
     if is_bundle(path):
         bundle = open_start(path)
-        take_rcn(network, onnx.load_from_string(bundle.files["rcn.onnx"]).graph, path)
+        fitted = estimator_parameters(bundle)
+        graph = onnx.load_from_string(bundle.files["rcn.onnx"]).graph
+        take_rcn(network, graph, path, fitted.prior if fitted else None)
         return origin(bundle)
     other, checkpoint = load_rcn(path)
-    take_rcn(network, rcn_graph(other).graph, path)
+    take_rcn(network, rcn_graph(other).graph, path, other.likelihood.prior() if other.likelihood else None)
     return origin(checkpoint["provenance"])
 
 
@@ -272,19 +325,30 @@ class _Training:
         self.data, self.embeddings_CTE, self.stacks = data, embeddings_CTE, stacks
         self.recipe, self.device = recipe, device
 
-    def _draw(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, start = self.recipe, int(self.data.starts[index])
-        kept = np.arange(self.data.stacks[index].n_slices)
+    def _draw(self, index: int, rng: np.random.Generator) -> Sequence:
+        recipe, z_um = self.recipe, self.data.stacks[index].z_um
+        kept = np.arange(len(z_um))
         if recipe.max_slices:
             kept = kept[: recipe.max_slices]
+        if recipe.late_starts and rng.random() < recipe.late_starts:
+            kept = kept[rng.integers(0, (len(kept) + 1) // 2) :]
         if recipe.prefixes and rng.random() < recipe.prefixes:
             kept = kept[: rng.integers(1, len(kept) + 1)]
+        narrow = len(kept) > 1 and np.median(np.diff(z_um[kept])) <= WIDEST_STEP_TO_STRIDE_UM
+        if recipe.strides and narrow and rng.random() < recipe.strides:
+            kept = kept[rng.integers(0, 2) :: 2]
+        if recipe.sparse and rng.random() < recipe.sparse:
+            n_kept = min(len(kept), int(rng.integers(2, MOST_SPARSE + 1)))
+            kept = np.sort(rng.choice(kept, n_kept, replace=False))
         if recipe.dropped_slices:
             there = rng.random(len(kept)) >= rng.uniform(0, recipe.dropped_slices)
             kept = kept[there] if there.any() else kept[:1]
         copy = int(rng.integers(len(self.embeddings_CTE)))
-        labels = torch.from_numpy(self.data.stacks[index].labels[kept])
-        return self.embeddings_CTE[copy, torch.from_numpy(start + kept)], labels
+        drawn = Sequence.of(self.data, self.embeddings_CTE[copy], index, kept)
+        if recipe.untrusted:
+            weight = (rng.random(len(kept)) >= recipe.untrusted).astype(np.float32)
+            drawn = replace(drawn, weight=torch.from_numpy(weight))
+        return drawn
 
     def epoch(
         self,
@@ -302,6 +366,7 @@ class _Training:
         n_batches = -(-len(order) // recipe.batch_size)
         network.train()
         n_seen, n_right, loss_sum, started, rate = 0, 0, 0.0, time.time(), recipe.learning_rate
+        segmental_sum = 0.0
         for batch in range(n_batches):
             n_steps = (epoch - 1) * n_batches + batch
             if recipe.falling_rate:
@@ -309,25 +374,27 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size].tolist()
-            embeddings_BNE, labels_BN, lengths_B = pad(
-                [self._draw(index, rng) for index in chosen], self.device
-            )
-            logits_BNK = network(embeddings_BNE, lengths_B)
+            drawn = pad([self._draw(index, rng) for index in chosen], self.device)
+            logits_BNK, evidence_BNK = drawn.run(network)
             loss = functional.cross_entropy(
                 logits_BNK.flatten(0, 1),
-                labels_BN.flatten(),
+                drawn.labels_BN.flatten(),
                 ignore_index=IGNORED,
                 label_smoothing=recipe.label_smoothing,
             )
+            if network.likelihood is not None and evidence_BNK is not None:
+                boundaries = segmental_loss(network.likelihood, evidence_BNK, drawn)
+                segmental_sum += boundaries.item() * len(chosen)
+                loss = loss + recipe.segmental_weight * boundaries
             optimizer.zero_grad(set_to_none=True)
             penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.recurrent_l1()
             penalised.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update(network, n_steps + 1)
-            n_slices = int(lengths_B.sum())
+            n_slices = int(drawn.lengths_B.sum())
             n_seen += n_slices
             loss_sum += loss.item() * n_slices
-            n_right += int((logits_BNK.argmax(2) == labels_BN).sum())
+            n_right += int((logits_BNK.argmax(2) == drawn.labels_BN).sum())
             text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum / n_seen:.3f}"
             text += f" accuracy {n_right / n_seen:.3f}"
             advance(1, text + (f" best {best:.3f}" if best >= 0 else ""))
@@ -338,6 +405,8 @@ class _Training:
             "recurrent_l1": network.recurrent_l1().item(),
             "seconds": time.time() - started,
         }
+        if recipe.segmental:
+            values["segmental_loss"] = segmental_sum / len(order)
         if isinstance(network.attention, ToeplitzAttention):
             values["kernel_self"] = network.attention.kernel()[recipe.half_width].item()
         return values

@@ -74,7 +74,7 @@ def run_epochs(
     DataSetError
         If the run to resume was made with another recipe or other data.
     """
-    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
+    first_epoch, best = 1, dict[str, float]()
     if resume:
         last = load_checkpoint(out / LAST_NAME, about["schema"])
         last["recipe"] = asdict(type(recipe)(**last["recipe"]))  # an older one lacks what was added since
@@ -87,11 +87,11 @@ def run_epochs(
     run = RunFolder(out, first_epoch - 1)
     with progress_bar(title, (recipe.n_epochs - first_epoch + 1) * n_batches, "batches") as advance:
         for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = train(epoch, advance, best["accuracy"])
+            values = train(epoch, advance, best.get("accuracy", -1.0))
             measured = validate(average.network)
             run.log(epoch, values | {f"validation_{name}": value for name, value in measured.items()})
             shared = {**about, "recipe": asdict(recipe), "epoch": epoch}
-            if rank(measured) > rank(best):
+            if not best or rank(measured) > rank(best):
                 best = measured
                 run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
             states = {"network": network.state_dict(), "average": average.network.state_dict()}

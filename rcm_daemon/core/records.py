@@ -185,6 +185,24 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class MosaicDepth:
+    """One depth to take a mosaic at, and the ends of its interval, in um."""
+
+    name: str
+    z_um: float
+    low_um: float
+    high_um: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the controller should do; `z_um` counts for `acquire_at` alone."""
+
+    kind: Literal["continue", "stop", "acquire_at", "none"] = "none"
+    z_um: float = 0.0
+
+
+@dataclass(frozen=True)
 class StrataEstimate:
     """What is estimated of the n slices of a partial stack, in depth order.
 
@@ -197,3 +215,5 @@ class StrataEstimate:
     posterior: NDArray[np.float32]
     settled: NDArray[np.bool_]
     boundaries: tuple[Boundary, Boundary]
+    mosaic: tuple[MosaicDepth, ...] = ()
+    advice: Advice = Advice()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ from trainer.train_rcn import OURS, load_rcn, preset
 if TYPE_CHECKING:
     from pathlib import Path
 
-RECURRENT = [method for method in METHODS.values() if method.trained_by == "rcn"]
+RECURRENT = [name for name, method in METHODS.items() if method.trained_by == "rcn"]
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
@@ -42,28 +43,37 @@ def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 def drawn(seed: int, changes) -> RecurrentStrata:
     torch.manual_seed(seed)
     network = RecurrentStrata(preset("ours", changes).architecture).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    for name, parameter in network.named_parameters():
+        if "likelihood" not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
     network.input_mean.normal_()
     network.input_scale.uniform_(0.5, 2)
     return network
 
 
-@pytest.mark.parametrize("method", RECURRENT, ids=[method.name for method in RECURRENT])
-def test_a_recurrent_network_comes_back_from_its_graph(method, tmp_path: Path) -> None:
-    written, started = drawn(1, method.changes), drawn(2, method.changes)
+@pytest.mark.parametrize("name", [*RECURRENT, "segmental"])
+def test_a_recurrent_network_comes_back_from_its_graph(name: str, tmp_path: Path) -> None:
+    changes = {"segmental": True} if name == "segmental" else METHODS[name].changes
+    written, started = drawn(1, changes), drawn(2, changes)
     mean, scale = started.input_mean.clone(), started.input_scale.clone()
-    graph = rcn_graph(copy.deepcopy(written)).graph
-    take_rcn(started, graph, tmp_path)
+    prior = written.likelihood.prior() if written.likelihood else None
+    graph = rcn_graph(copy.deepcopy(written), 1.5 if prior else 1.0).graph
+    take_rcn(started, graph, tmp_path, prior)
     embeddings, lengths = torch.randn(2, 9, 256), torch.tensor([9, 4])
+    z_um = torch.arange(9.0).mul(3).expand(2, 9)
+    given = (embeddings, lengths, z_um, torch.ones(2, 9))
     with torch.inference_mode():
-        expected, found = written(embeddings, lengths), started(embeddings, lengths)
+        expected, found = written(*given), started(*given)
+        if prior:
+            expected, found = (torch.cat(network.with_evidence(*given), 2) for network in (written, started))
+            assert asdict(started.likelihood.prior()) == pytest.approx(asdict(prior), rel=1e-5)
     for stack, length in enumerate(lengths.tolist()):
         np.testing.assert_allclose(found[stack, :length], expected[stack, :length], atol=2e-5)
     assert torch.equal(started.input_mean, mean) and torch.equal(started.input_scale, scale)
-    again = constants(rcn_graph(started).graph)
-    for name, value in constants(graph).items():
-        np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
+    if not prior:  # a segmental network's embeddings are taken about the new mean
+        again = constants(rcn_graph(started).graph)
+        for constant, value in constants(graph).items():
+            np.testing.assert_allclose(again[constant], value, atol=1e-5, err_msg=constant)
 
 
 def test_a_convolutional_network_comes_back_from_its_graph(work: Path) -> None:
