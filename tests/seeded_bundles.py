@@ -11,9 +11,10 @@ from trainer.export import export_bundle
 from trainer.methods import METHODS
 from trainer.networks.inception import InceptionStrata
 from trainer.networks.rcn import RecurrentStrata
+from trainer.rcn_recipe import preset
 from trainer.run_folder import save_checkpoint, state_digest
 from trainer.train_cnn import CNN_SCHEMA, CnnRecipe
-from trainer.train_rcn import RCN_SCHEMA, preset
+from trainer.train_rcn import RCN_SCHEMA
 
 if TYPE_CHECKING:
     from pathlib import Path

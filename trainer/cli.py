@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rcm_daemon.errors import DataSetError, RcmError
+from trainer.evaluate_cli import evaluate
 from trainer.reproduce_cli import reproduce
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(evaluate)
 app.command()(reproduce)
 
 DataOption = Annotated[
@@ -232,9 +234,9 @@ def rcn(
     from trainer.embeddings import embed_set
     from trainer.methods import method_of
     from trainer.precision import choose_device
+    from trainer.rcn_recipe import preset as take_preset
     from trainer.run_folder import state_digest
     from trainer.train_cnn import load_cnn
-    from trainer.train_rcn import preset as take_preset
     from trainer.train_rcn import train_rcn
 
     recipe = take_preset(
@@ -312,53 +314,6 @@ def export(
     typer.echo(
         f"wrote {manifest.kind} bundle {manifest.name} {manifest.version} to {out}, {n_bytes / 1e6:.1f} MB"
     )
-
-
-@app.command()
-def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    out: Annotated[Path, typer.Option(help="Folder for evaluation.json and evaluation.md.")],
-    data: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
-    split: Annotated[
-        Path | None, typer.Option(help="A split.json of that data set: only its test part is used.")
-    ] = None,
-    single: Annotated[Path | None, typer.Option(help="Single-image bundle to compare with.")] = None,
-    train_data: Annotated[
-        Path | None, typer.Option(help="Data set the depth and prior baselines are fitted on.")
-    ] = None,
-    train_split: Annotated[
-        Path | None, typer.Option(help="A split.json of it: only its training part is used.")
-    ] = None,
-    fresh_phantoms: Annotated[int, typer.Option(help="Unseen phantoms, seeded by the bundle's digest.")] = 0,
-    workers: WorkersOption = 2,
-) -> None:
-    """Score a bundle on test stacks, beside its CNN alone, depth-only baselines and the readers."""
-    from trainer.data.manifest import load_data_set
-    from trainer.data.split import load_split
-    from trainer.evaluate import evaluate_bundle
-
-    def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
-        if path is None:
-            return None, ()
-        loaded = load_data_set(path)
-        if split_path is None:
-            return loaded, loaded.stacks
-        chosen = load_split(split_path, loaded).stack_indices(loaded, part)
-        return loaded, tuple(loaded.stacks[index] for index in chosen)
-
-    data_set, stacks = part_of(data, split, "test")
-    training = part_of(train_data, train_split, "train")[1]
-    evaluate_bundle(
-        bundle,
-        out,
-        stacks=stacks,
-        data=data_set,
-        single=single,
-        training=training,
-        n_fresh=fresh_phantoms,
-        n_workers=workers,
-    )
-    typer.echo((out / "evaluation.md").read_text())
 
 
 def _start(path: str | None) -> Path | None:

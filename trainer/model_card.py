@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.train_rcn import RcnRecipe
+from trainer.rcn_recipe import RcnRecipe
 
 CELLS = {"gru": "GRU", "rnn": "plain RNN"}
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.split import PAPER_SHARES
+from trainer.rcn_recipe import OURS, PAPER, RcnRecipe
 from trainer.recipes import changed, named
 from trainer.train_cnn import CnnRecipe
-from trainer.train_rcn import OURS, PAPER, RcnRecipe
 
 if TYPE_CHECKING:
     from trainer.methods import Method

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trainer.rcn_recipe import RcnRecipe
     from trainer.train_cnn import CnnRecipe
-    from trainer.train_rcn import RcnRecipe
     from trainer.weight_average import WeightAverage
 
     Advance = Callable[[int, str], None]

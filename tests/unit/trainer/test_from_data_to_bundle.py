@@ -22,9 +22,10 @@ from trainer.data.split import draw_split, load_split
 from trainer.embeddings import embed_set
 from trainer.export import export_bundle
 from trainer.networks.preprocess import resize
+from trainer.rcn_recipe import preset
 from trainer.run_folder import load_checkpoint
 from trainer.train_cnn import CnnRecipe, load_cnn, train_cnn
-from trainer.train_rcn import load_rcn, preset, train_rcn
+from trainer.train_rcn import load_rcn, train_rcn
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,10 +25,11 @@ from trainer.networks.inception import InceptionStrata, SliceEmbedder
 from trainer.networks.rcn import RecurrentStrata
 from trainer.onnx_graphs import cnn_graph
 from trainer.onnx_recurrent import rcn_graph
+from trainer.rcn_recipe import OURS, preset
 from trainer.run_folder import load_checkpoint
 from trainer.starting import settle_norms, take_cnn, take_rcn
 from trainer.train_cnn import CnnRecipe, load_cnn
-from trainer.train_rcn import OURS, load_rcn, preset
+from trainer.train_rcn import load_rcn
 
 if TYPE_CHECKING:
     from pathlib import Path
