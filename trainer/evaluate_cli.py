@@ -9,9 +9,13 @@ import typer
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     out: Annotated[Path, typer.Option(help="Folder for evaluation.json and evaluation.md.")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of the bundle, if one is scored.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV of another method's predictions; repeatable, see docs/data.md."),
+    ] = None,
     split: Annotated[
         Path | None, typer.Option(help="A split.json of that data set: only its test part is used.")
     ] = None,
@@ -25,10 +29,10 @@ def evaluate(
     fresh_phantoms: Annotated[int, typer.Option(help="Unseen phantoms, seeded by the bundle's digest.")] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
-    """Score a bundle on test stacks, beside its CNN alone, depth-only baselines and the readers."""
+    """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
     from trainer.data.manifest import load_data_set
     from trainer.data.split import load_split
-    from trainer.evaluate import evaluate_bundle
+    from trainer.evaluate import write_evaluation
 
     def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
         if path is None:
@@ -41,9 +45,10 @@ def evaluate(
 
     data_set, stacks = part_of(data, split, "test")
     training = part_of(train_data, train_split, "train")[1]
-    evaluate_bundle(
+    write_evaluation(
         bundle,
         out,
+        predictions=predictions or (),
         stacks=stacks,
         data=data_set,
         single=single,

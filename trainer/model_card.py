@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from rcm_daemon.bundle.manifest import NOTICE
 from trainer.rcn_recipe import RcnRecipe
 
 CELLS = {"gru": "GRU", "rnn": "plain RNN"}
+
+
+def notice_of(phantom: bool) -> str:
+    """Words that stand on everything made from a data set, of phantoms or not."""
+    return NOTICE if phantom else NOTICE.split(", ", 1)[1]
 
 
 def model_card(
