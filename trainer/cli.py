@@ -26,7 +26,7 @@ app.command()(evaluate)
 app.command()(reproduce)
 
 DataOption = Annotated[
-    Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+    Path, typer.Option(help="Data set: a manifest (CSV or Parquet), or the folder that holds it.")
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder of this run; created if it does not exist.")]
 CacheOption = Annotated[

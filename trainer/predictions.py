@@ -1,14 +1,14 @@
-"""Predictions from a CSV, whatever made them: a row a slice, with a label or with probabilities."""
+"""Predictions from a table, whatever made them: a row a slice, with a label or with probabilities."""
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
+from trainer.data.tables import read_table
 from trainer.scores import prediction_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def read_predictions(path: Path, stacks: Sequence[LabelledStack]) -> list[Predic
     Parameters
     ----------
     path
-        CSV with the columns `stack` and `z_um`, as in the data set's manifest, and either the three
-        `probability_<stratum>` or `label`.
+        CSV or Parquet with the columns `stack` and `z_um`, as in the data set's manifest, and either the
+        three `probability_<stratum>` or `label`.
     stacks
         Stacks to read; rows of others are passed over.
 
@@ -40,12 +40,8 @@ def read_predictions(path: Path, stacks: Sequence[LabelledStack]) -> list[Predic
         Listing what is wrong: columns or slices that are missing, doubled rows, labels and numbers that are
         none.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataSetError(f"predictions must be a CSV in UTF-8, {path} cannot be read: {error}") from error
+    table = read_table(path, "predictions must be a table in CSV or Parquet")
+    columns = set(table.columns)
     given = PROBABILITIES if set(PROBABILITIES) <= columns else ("label",)
     missing = [name for name in ("stack", "z_um", *given) if name not in columns]
     if missing:
@@ -56,7 +52,7 @@ def read_predictions(path: Path, stacks: Sequence[LabelledStack]) -> list[Predic
     faults: list[str] = []
     found: dict[tuple[str, float], np.ndarray] = {}
     names = {stack.stack for stack in stacks}
-    for number, cells in enumerate(rows, start=2):
+    for number, cells in enumerate(table.rows, start=table.first_row):
         if (name := (cells["stack"] or "").strip()) not in names:
             continue
         try:
