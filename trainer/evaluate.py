@@ -1,4 +1,7 @@
-"""Evaluation of a bundle as it ships: its ONNX graphs over test stacks, beside baselines and the readers."""
+"""Evaluation on test stacks of a bundle as it ships, its ONNX graphs, and of predictions from elsewhere.
+
+Beside them stand baselines that know depth only, and the readers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.model_card import notice_of
 from trainer.offline import Source, StackRun, check_same_input, fresh_phantoms, run_bundles
+from trainer.predictions import read_predictions
 from trainer.report import markdown
 from trainer.run_folder import this_command, versions
 from trainer.scores import Prediction, depths, prediction_of, score
@@ -25,10 +30,11 @@ if TYPE_CHECKING:
 EVALUATION_SCHEMA = "rcm-evaluation-1"
 
 
-def evaluate_bundle(
-    bundle: Path,
+def write_evaluation(
+    bundle: Path | None,
     out: Path,
     *,
+    predictions: Sequence[Path] = (),
     stacks: Sequence[LabelledStack] = (),
     data: DataSet | None = None,
     single: Path | None = None,
@@ -36,14 +42,16 @@ def evaluate_bundle(
     n_fresh: int = 0,
     n_workers: int = 2,
 ) -> dict[str, Any]:
-    """Score a bundle and write evaluation.json and evaluation.md.
+    """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
     Parameters
     ----------
     bundle
-        Folder of the bundle.
+        Folder of the bundle, if there is one.
     out
         Folder of the report.
+    predictions
+        CSVs of other methods on `stacks`, see `trainer.predictions`; a method is called what its file is.
     stacks, data
         Test stacks and the data set they come from; may be left out when `n_fresh` is given.
     single
@@ -51,8 +59,8 @@ def evaluate_bundle(
     training
         Stacks the depth-only and prior-only baselines are fitted on.
     n_fresh
-        Number of unseen phantom stacks, of the training families and again of the family kept out of
-        training.
+        Number of unseen phantom stacks for the bundle, of the training families and again of the family kept
+        out of training.
     n_workers
         Processes.
 
@@ -64,23 +72,34 @@ def evaluate_bundle(
     Raises
     ------
     DataSetError
-        If there is nothing to evaluate on, or `single` is no single-image bundle.
+        If there is nothing to evaluate or nothing to evaluate on, predictions do not fit the stacks, or
+        `single` is no single-image bundle.
     """
-    if not stacks and not n_fresh:
+    if bundle is None and not predictions:
+        raise DataSetError("an evaluation needs a bundle or predictions, got neither")
+    if bundle is None and (single or n_fresh):
+        raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
+    if not stacks and (predictions or not n_fresh):
         raise DataSetError("an evaluation needs test stacks or a number of fresh phantoms, got neither")
-    verified = load_verified(bundle)
-    folders, names = [bundle], [verified.manifest.name]
+    others = {path.stem: read_predictions(path, stacks) for path in predictions}
+    verified = load_verified(bundle) if bundle else None
+    folders = [folder for folder in (bundle, single) if folder]
+    names = [verified.manifest.name] if verified else []
     if single is not None:
         kind = load_verified(single).manifest.kind
         if kind != "single":
             raise DataSetError(f"the single-image bundle must be of kind single, {single} is of kind {kind}")
-        folders.append(single)
         names.append("its single-image CNN" if _same_cnn(folders) else "single-image CNN")
+    taken = [name for name in others if name in names]
+    if taken or len(others) < len(predictions):
+        raise DataSetError(
+            f"every method needs a name of its own, got two of {taken[0] if taken else 'one file name'}"
+        )
     check_same_input(folders)
     sets: list[tuple[str, Sequence[Source]]] = []
     if stacks:
         sets.append((f"{len(stacks)} stacks of the data set", stacks))
-    if n_fresh:
+    if verified and n_fresh:
         families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families")
         sets.append((f"{n_fresh} unseen phantoms of the training families", families))
         held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family")
@@ -89,14 +108,15 @@ def evaluate_bundle(
         )
     result: dict[str, Any] = {
         "schema": EVALUATION_SCHEMA,
-        "bundle": {
+        "bundle": verified
+        and {
             "name": verified.manifest.name,
             "version": verified.manifest.version,
             "digest": verified.digest,
             "kind": verified.manifest.kind,
             "attention_half_width": verified.manifest.attention_half_width,
         },
-        "notice": verified.manifest.notice,
+        "notice": verified.manifest.notice if verified else notice_of(data is not None and data.is_phantom),
         "command": this_command(),
         "versions": versions(),
         "data_digest": data.digest if data else None,
@@ -104,9 +124,13 @@ def evaluate_bundle(
         "sets": [],
     }
     baselines = _fit(training)
-    for title, sources in sets:
-        runs = run_bundles(folders, sources, n_workers, title)
-        result["sets"].append(_score_set(title, runs, names, baselines))
+    for number, (title, sources) in enumerate(sets):
+        if folders:
+            runs = run_bundles(folders, sources, n_workers, title)
+        else:
+            runs = [StackRun(stack, ()) for stack in stacks]
+        said = others if stacks and number == 0 else {}
+        result["sets"].append(_score_set(title, runs, names, said, baselines))
         _write(out, result)
     return result
 
@@ -126,10 +150,14 @@ def _fit(training: Sequence[LabelledStack]) -> dict[str, Any]:
 
 
 def _score_set(
-    title: str, runs: list[StackRun], names: list[str], baselines: dict[str, Any]
+    title: str,
+    runs: list[StackRun],
+    names: list[str],
+    others: dict[str, list[Prediction]],
+    baselines: dict[str, Any],
 ) -> dict[str, Any]:
     stacks = [run.stack for run in runs]
-    methods: dict[str, list[Prediction]] = {}
+    methods = dict(others)
     for index, name in enumerate(names):
         methods[name] = [prediction_of(run.probabilities[index], run.stack.z_um) for run in runs]
     for name, baseline in baselines.items():

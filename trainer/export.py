@@ -14,11 +14,11 @@ import torch
 
 import rcm_daemon
 from rcm_daemon.bundle.check import check_bundle
-from rcm_daemon.bundle.manifest import MANIFEST_FILE, NOTICE, REQUIRED_FILES, Kind, Manifest, write_manifest
+from rcm_daemon.bundle.manifest import MANIFEST_FILE, REQUIRED_FILES, Kind, Manifest, write_manifest
 from rcm_daemon.errors import BundleError, DataSetError
 from rcm_daemon.simulator import make_phantom
 from trainer.data.prepared import FIELD_PIXEL_SIZE_UM, FIELD_SHAPE
-from trainer.model_card import model_card
+from trainer.model_card import model_card, notice_of
 from trainer.networks.inception import SliceEmbedder
 from trainer.networks.rcn import RCN_INPUTS
 from trainer.onnx_graphs import cnn_graph, head_graph
@@ -105,7 +105,7 @@ def export_bundle(
     provenance = _provenance(checkpoints)
     z_step_um = checkpoints.get("rcn", cnn_checkpoint).get("z_step_um", WIDEST_Z_STEP_UM)
     phantom = all(checkpoint["provenance"].get("phantom", True) for checkpoint in checkpoints.values())
-    notice = NOTICE if phantom else NOTICE.split(", ", 1)[1]
+    notice = notice_of(phantom)
     card = model_card(name, version, checkpoints, provenance, notice, parity)
     (out / "MODEL_CARD.md").write_text(card)
     manifest = write_manifest(

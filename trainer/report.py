@@ -10,7 +10,7 @@ from trainer.metrics import IMPOSSIBLE_TRANSITIONS
 STRATUM_NAMES = {"epidermis": "epidermis", "dej": "DEJ", "dermis": "dermis"}
 BOUNDARY_NAMES = {"epidermis_dej": "epidermis-DEJ", "dej_dermis": "DEJ-dermis"}
 METHOD = (
-    "Scored against the readers' consensus, stacks run whole through the bundle's ONNX graphs. In brackets "
+    "Scored against the readers' consensus on whole stacks, a bundle through its ONNX graphs. In brackets "
     "the central 95 % of 1000 bootstrap draws over patients. Impossible transitions are counted on raw "
     "labels; boundaries are taken after the 3-slice median and the causal maximum, a missed one costs the "
     "distance to the farther end of its stack, a false one is counted."
@@ -23,15 +23,20 @@ PAPER_NOTE = (
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Write the result of `evaluate_bundle` as Markdown."""
+    """Write the result of `write_evaluation` as Markdown."""
     bundle = result["bundle"]
+    title, about = "predictions", ""
+    if bundle:
+        title = f"{bundle['name']} {bundle['version']}"
+        about = (
+            f"Bundle {bundle['digest'][:16]}, kind {bundle['kind']}, D = {bundle['attention_half_width']}. "
+        )
     lines = [
-        f"# Evaluation of {bundle['name']} {bundle['version']}",
+        f"# Evaluation of {title}",
         "",
         f"**{result['notice'][0].upper()}{result['notice'][1:]}.**",
         "",
-        f"Bundle {bundle['digest'][:16]}, kind {bundle['kind']}, D = {bundle['attention_half_width']}. "
-        + METHOD,
+        about + METHOD,
         "",
         f"Command: `{result['command']}`",
         "",

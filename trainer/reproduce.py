@@ -23,11 +23,12 @@ from trainer.embeddings import embed_set
 from trainer.methods import METHODS
 from trainer.networks.attention import ToeplitzAttention
 from trainer.progress import whole_run
+from trainer.rcn_recipe import RcnRecipe
 from trainer.reproduce_presets import TextonRecipe, recipe_of
 from trainer.reproduce_textons import train_textons
 from trainer.run_folder import LAST_NAME, state_digest
 from trainer.train_cnn import CnnRecipe, load_cnn, train_cnn
-from trainer.train_rcn import RcnRecipe, load_rcn, train_rcn
+from trainer.train_rcn import load_rcn, train_rcn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import typer
 
 def reproduce(
     data: Annotated[
-        Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+        Path, typer.Option(help="Data set: a manifest (CSV or Parquet), or the folder that holds it.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the comparison; what is in it already is taken.")],
     methods: Annotated[

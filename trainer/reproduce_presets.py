@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rcm_daemon.errors import DataSetError
 from trainer.data.split import PAPER_SHARES
+from trainer.rcn_recipe import OURS, PAPER, RcnRecipe
+from trainer.recipes import changed, named
 from trainer.train_cnn import CnnRecipe
-from trainer.train_rcn import OURS, PAPER, RcnRecipe
 
 if TYPE_CHECKING:
     from trainer.methods import Method
@@ -99,21 +99,14 @@ def preset_of(name: str, seed: int, cnn: dict[str, Any], rcn: dict[str, Any], n_
     DataSetError
         If there is no such preset.
     """
-    if name not in PRESETS:
-        raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
-    found = PRESETS[name]
-
-    def changed(recipe: Any, changes: dict[str, Any]) -> Any:
-        given = {key: value for key, value in changes.items() if value is not None}
-        return replace(recipe, **given, seed=seed)
-
-    return replace(
+    found = named(PRESETS, name)
+    return changed(
         found,
         seed=seed,
-        n_stacks=found.n_stacks if n_stacks is None else n_stacks,
-        cnn=changed(found.cnn, cnn),
-        rcn=changed(found.rcn, rcn),
-        textons=replace(found.textons, seed=seed),
+        n_stacks=n_stacks,
+        cnn=changed(found.cnn, **cnn, seed=seed),
+        rcn=changed(found.rcn, **rcn, seed=seed),
+        textons=changed(found.textons, seed=seed),
     )
 
 

@@ -1,12 +1,6 @@
 """Training of the recurrent network on a frozen CNN's embeddings, resumable at every epoch.
 
-Two recipes. `paper` is that of Bozkurt et al. 2021 in Keras: Adam at 0.001, 200 epochs of 4 stacks a step, at
-most 71 slices, 10 % recurrent dropout, L1 of 0.05 times the plain sum of the absolute recurrent weights, raw
-embeddings. `ours` changes what costs accuracy: a small L1, standardised embeddings with dropout, larger steps
-with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones. `live` is ours
-for stacks that are still being acquired: a segmental network, trained on random parts of stacks in every way
-a stack can come (begun lower, cut at any slice, slices missing or of no use, every second slice), by the
-likelihood of both boundaries beside that of the labels.
+What is done stands in a recipe, see `trainer.rcn_recipe`.
 
 Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 """
@@ -14,28 +8,26 @@ Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from torch.nn import functional
 
+from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
 from trainer.networks.attention import ToeplitzAttention
-from trainer.networks.rcn import Architecture, RecurrentStrata
-from trainer.progress import progress_bar
-from trainer.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RunFolder,
-    load_checkpoint,
-    provenance,
-    refuse_other_recipe,
-)
+from trainer.networks.rcn import RecurrentStrata
+from trainer.onnx_recurrent import rcn_graph
+from trainer.rcn_recipe import RcnRecipe
+from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
 from trainer.sequences import IGNORED, HeldOut, Sequence, pad, segmental_loss
+from trainer.starting import is_bundle, open_start, origin, take_rcn
+from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -44,155 +36,12 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import DataSet
     from trainer.data.split import Split
-    from trainer.networks.recurrent import Cell
 
 RCN_SCHEMA = "rcm-rcn-1"
-
-
-@dataclass(frozen=True)
-class RcnRecipe:
-    """Everything that decides what an RCN training does, but for the data and the CNN.
-
-    Attributes
-    ----------
-    attention, half_width, window, cell, bidirectional, n_hidden, segmental
-        See `Architecture`.
-    n_epochs, batch_size
-        Length of training; stacks a step.
-    max_slices
-        Longer stacks are clipped to their first slices, in training and validation; 0 for no limit. With
-        global attention, which needs a limit, longer ones are refused in use.
-    learning_rate, falling_rate
-        Of Adam; falling: a short rise, then a cosine to 0.
-    weight_decay
-        Decoupled weight decay.
-    recurrent_dropout, input_dropout
-        See `RecurrentStrata`.
-    recurrent_l1
-        Weight of the sum of absolute recurrent weights in the loss.
-    label_smoothing
-        Share of the target spread over the other strata.
-    average_decay
-        Of the weight average that is validated and kept; 0 keeps the network itself.
-    standardised
-        Whether embeddings are shifted and scaled by their mean and deviation over the training slices.
-    n_copies
-        Augmented copies of every training stack beside the plain one.
-    prefixes
-        Share of training stacks cut at a random slice, as a daemon sees them.
-    dropped_slices
-        Largest share of slices left out of a training stack.
-    late_starts
-        Share of training stacks that begin somewhere in their upper half.
-    strides
-        Share of the training stacks with narrow steps of which every second slice is taken.
-    sparse
-        Share of training stacks of which few slices are taken, at any depths, as under advice.
-    untrusted
-        Share of training slices of no weight.
-    segmental_weight
-        Weight in the loss of the boundaries' likelihood (nats a stack) beside the labels' (nats a slice).
-    seed
-        Of everything random.
-    """
-
-    attention: Literal["toeplitz", "global", "none"] = "toeplitz"
-    half_width: int = 1
-    window: int = 0
-    cell: Cell = "gru"
-    bidirectional: bool = True
-    n_hidden: int = 64
-    segmental: bool = False
-    n_epochs: int = 80
-    batch_size: int = 16
-    max_slices: int = 0
-    learning_rate: float = 2e-3
-    falling_rate: bool = True
-    weight_decay: float = 0.01
-    recurrent_dropout: float = 0.2
-    input_dropout: float = 0.4
-    recurrent_l1: float = 1e-5
-    label_smoothing: float = 0.05
-    average_decay: float = 0.98
-    standardised: bool = True
-    n_copies: int = 1
-    prefixes: float = 0.0
-    dropped_slices: float = 0.0
-    late_starts: float = 0.0
-    strides: float = 0.0
-    sparse: float = 0.0
-    untrusted: float = 0.0
-    segmental_weight: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _ = self.architecture  # what cannot be built is refused before slices are embedded for it
-
-    @property
-    def architecture(self) -> Architecture:
-        """The network this recipe trains."""
-        return Architecture(**{field.name: getattr(self, field.name) for field in fields(Architecture)})
-
-
-OURS = RcnRecipe()
-PAPER = RcnRecipe(
-    n_epochs=200,
-    batch_size=4,
-    max_slices=71,
-    learning_rate=1e-3,
-    falling_rate=False,
-    weight_decay=0.0,
-    recurrent_dropout=0.1,
-    input_dropout=0.0,
-    recurrent_l1=0.05,
-    label_smoothing=0.0,
-    average_decay=0.0,
-    standardised=False,
-    n_copies=0,
-)
-LIVE = replace(
-    OURS,
-    segmental=True,
-    n_epochs=150,
-    learning_rate=1.5e-3,
-    prefixes=0.75,
-    dropped_slices=0.3,
-    late_starts=0.3,
-    strides=0.3,
-    sparse=0.15,
-    untrusted=0.05,
-    segmental_weight=0.2,
-)
-PRESETS = {"ours": OURS, "paper": PAPER, "live": LIVE}
 WIDEST_STEP_TO_STRIDE_UM = 2.5
 MOST_SPARSE = 20
 LIVE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """A segmental network is validated on so much of every stack."""
-
-
-def preset(
-    name: str, method: Mapping[str, Any] | None = None, **changes: float | int | str | None
-) -> RcnRecipe:
-    """Take a preset, make it a method's, and change what is not None.
-
-    Parameters
-    ----------
-    name
-        `ours`, `paper` or `live`.
-    method
-        Fields that make the recipe one of `trainer.methods`.
-    changes
-        Fields to change in the end.
-
-    Raises
-    ------
-    DataSetError
-        If there is no such preset.
-    """
-    if name not in PRESETS:
-        raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **{**(method or {}), **given})
 
 
 def train_rcn(
@@ -205,6 +54,7 @@ def train_rcn(
     cnn_digest: str,
     device: torch.device,
     resume: bool = False,
+    start_from: Path | None = None,
 ) -> dict[str, float]:
     """Train, validate after each epoch, keep the best snapshot.
 
@@ -228,6 +78,9 @@ def train_rcn(
         Where the network runs.
     resume
         Go on from `last.pt`.
+    start_from
+        Weights to start from: an RCN checkpoint or a bundle of the same method and size. The mean and scale
+        of the embeddings are those of this training set all the same.
 
     Returns
     -------
@@ -237,7 +90,8 @@ def train_rcn(
     Raises
     ------
     DataSetError
-        If a part is empty, or the run to resume was made with another recipe.
+        If a part is empty, what to start from does not fit, or the run to resume was made with another
+        recipe.
     """
     indices = {part: split.stack_indices(data, part) for part in ("train", "validation")}
     for part, stacks in indices.items():
@@ -253,21 +107,14 @@ def train_rcn(
         sample_XE = embeddings_CTE[:, rows].reshape(-1, embeddings_CTE.shape[2])
         network.input_mean.copy_(torch.from_numpy(sample_XE.mean(0)))
         network.input_scale.copy_(torch.from_numpy(sample_XE.std(0) + 1e-3))
+    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
+    if start_from is not None and not resume:
+        about["started_from"] = _start(network, start_from)
     network.to(device)
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
-    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
-    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf"), "segmental_loss": float("inf")}
-    if resume:
-        last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
-        last["recipe"] = asdict(RcnRecipe(**last["recipe"]))  # an older one lacks what was added since
-        refuse_other_recipe(last, asdict(recipe), about, out)
-        network.load_state_dict(last["network"])
-        average.network.load_state_dict(last["average"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
     validation = HeldOut(
         data,
@@ -277,29 +124,24 @@ def train_rcn(
         device,
         LIVE_FRACTIONS if recipe.segmental else (1.0,),
     )
-    run = RunFolder(out, first_epoch - 1)
-    n_batches = -(-len(indices["train"]) // recipe.batch_size)
-    with progress_bar(
-        "training the RCN", (recipe.n_epochs - first_epoch + 1) * n_batches, "batches"
-    ) as advance:
-        for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = training.epoch(epoch, network, average, optimizer, advance, best["accuracy"])
-            measured = validation.measure(average.network)
-            values.update({f"validation_{name}": value for name, value in measured.items()})
-            run.log(epoch, values)
-            shared = {"schema": RCN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
-            shared["z_step_um"] = z_steps(data, split)
-            if _merit(measured) > _merit(best):
-                best = measured
-                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
-            states = {"network": network.state_dict(), "average": average.network.state_dict()}
-            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
-    run.close()
-    return best
+    return run_epochs(
+        out,
+        "training the RCN",
+        recipe,
+        {"schema": RCN_SCHEMA, "provenance": about, "z_step_um": z_steps(data, split)},
+        network,
+        average,
+        optimizer,
+        n_batches=-(-len(indices["train"]) // recipe.batch_size),
+        train=lambda epoch, advance, best: training.epoch(epoch, network, average, optimizer, advance, best),
+        validate=validation.measure,
+        rank=_merit,
+        resume=resume,
+    )
 
 
 def _merit(measured: Mapping[str, float]) -> tuple[float, float]:
-    """By how much one snapshot is better than another; the first one is better than none."""
+    """Rank a snapshot: the higher one is better."""
     if "segmental_loss" in measured:
         return -measured["segmental_loss"], 0.0
     return measured["accuracy"], -measured["loss"]
@@ -311,6 +153,18 @@ def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
     network = RecurrentStrata(RcnRecipe(**checkpoint["recipe"]).architecture)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _start(network: RecurrentStrata, path: Path) -> str:
+    if is_bundle(path):
+        bundle = open_start(path)
+        fitted = estimator_parameters(bundle)
+        graph = onnx.load_from_string(bundle.files["rcn.onnx"]).graph
+        take_rcn(network, graph, path, fitted.prior if fitted else None)
+        return origin(bundle)
+    other, checkpoint = load_rcn(path)
+    take_rcn(network, rcn_graph(other).graph, path, other.likelihood.prior() if other.likelihood else None)
+    return origin(checkpoint["provenance"])
 
 
 class _Training:
