@@ -38,6 +38,9 @@ class Rule(Enum):
     NOT_EMBEDDED = 301
     NOT_LABELLED = 302
 
+    KEY_REVOKED = 401
+    WRONG_INSTRUMENT = 402
+
 
 @dataclass(frozen=True)
 class Origin:
