@@ -1,36 +1,36 @@
-"""The daemon's loop: slices in, strata out, questions answered; one thread beside the embedding one."""
+"""The daemon's loop: slices in, strata out, questions answered; networks run in processes of their own."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
+import select
 import signal
 import socket as unix
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import resolve_bundle
-from rcm_daemon.bundle.sessions import Networks
-from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.bundle.worker import EmbedJob, EmbedResult, EmbedWorker
-from rcm_daemon.core.control import CONTROL_SCHEMA, GetHealth, GetState, RequestError, parse_request
+from rcm_daemon.core.control import CONTROL_SCHEMA, GetHealth, GetState, Request
 from rcm_daemon.core.ledger import Ledger
-from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.message import Latency, Source
+from rcm_daemon.core.pipeline import estimate_from
 from rcm_daemon.core.records import Slice
-from rcm_daemon.core.rejection import Rejection, Rule
+from rcm_daemon.core.rejection import Rejection
 from rcm_daemon.core.wire import parse
-from rcm_daemon.errors import BundleError, InferenceError
+from rcm_daemon.errors import BundleError
+from rcm_daemon.inference import Desk, Inference, Labelled, NotOpened, Opened, Outcome, SliceJob, Unusable
+from rcm_daemon.io.control import ControlSocket
 from rcm_daemon.io.notify import notify
 from rcm_daemon.io.results import ResultsSocket
 from rcm_daemon.io.sockets import Context, bind_control, bind_results, connect_slices
 from rcm_daemon.io.state_dir import StateDir
+from rcm_daemon.publishing import Publishing
 
 if TYPE_CHECKING:
     from rcm_daemon.core.stack import Acquisition
@@ -60,31 +60,26 @@ class Service:
         self._awake, self._wakeup = unix.socketpair()
         self._awake.setblocking(False)
         self._wakeup.setblocking(False)
-        self._n_messages = self._n_slices = self._n_waiting = 0
+        self._n_messages = self._n_slices = 0
         self._draining = False
+        self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
-            self._results = ResultsSocket(bind_results(self._context, settings.results_bind))
-            self._control = bind_control(self._context, settings.control_bind)
-            bundle = load_verified(resolve_bundle(settings.bundle))
-            if bundle.manifest.kind == "context":
-                raise BundleError(
-                    f"a daemon labels the newest slice before the one below it is there, bundle "
-                    f"{bundle.manifest.name} needs both: label recorded stacks with rcm-daemon replay"
-                )
-            self._networks = Networks.open(bundle, settings.provider, settings.n_threads)
-            self._networks.warm_up()
+            launch = Launch(str(resolve_bundle(settings.bundle)), settings.provider, settings.n_threads)
+            desk = self._inference.open(launch, time.monotonic())
+            results = ResultsSocket(bind_results(self._context, settings.results_bind))
+            self._results = results
+            self._control = ControlSocket(bind_control(self._context, settings.control_bind))
+            self._await_first(desk)
         except BaseException:
+            self._inference.close_all()
             self._context.destroy(linger=0)
             self._state_dir.close()
             raise
-        self._worker = EmbedWorker(self._networks, self._wake)
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
-        self._source = Source(__version__, bundle.manifest.name, bundle.digest, self._networks.provider)
-        self._newest: dict[tuple[str, str, int], StrataMessage] = {}
-        self._ended: OrderedDict[tuple[str, str, int], StrataMessage] = OrderedDict()
+        self._publishing = Publishing(results, self._state_dir, settings.n_ended_kept)
         self._rejections: Counter[str] = Counter()
         self._started_s = time.monotonic()
 
@@ -99,8 +94,9 @@ class Service:
         slices = connect_slices(self._context, self._settings.slices_connect, self._settings.slices_socket)
         poller = zmq.Poller()
         poller.register(self._results.socket, zmq.POLLIN)
-        poller.register(self._control, zmq.POLLIN)
+        poller.register(self._control.socket, zmq.POLLIN)
         poller.register(self._awake, zmq.POLLIN)
+        poller.register(self._inference, zmq.POLLIN)
         notify("READY=1")
         log.info(
             "ready: bundle %s %s on %s, results at %s, control at %s",
@@ -112,29 +108,47 @@ class Service:
         )
         drain_until_s = None
         while True:
+            n_waiting = self._inference.n_waiting
             if self._draining and drain_until_s is None:
                 notify("STOPPING=1")
                 drain_until_s = time.monotonic() + self._settings.drain_timeout_s
-            if drain_until_s is not None and (not self._n_waiting or time.monotonic() > drain_until_s):
+            if drain_until_s is not None and (not n_waiting or time.monotonic() > drain_until_s):
                 break
-            wants_slices = not self._draining and self._n_waiting < self._settings.max_slices_waiting
+            wants_slices = not self._draining and n_waiting < self._settings.max_slices_waiting
             # A socket is polled for nothing, rather than not at all, when it must wait.
             poller.register(slices, zmq.POLLIN if wants_slices else 0)
             ready = dict(poller.poll(self._patience_ms()))
             notify("WATCHDOG=1")
             if self._awake.fileno() in ready:
                 self._drain_wakeups()
-                for result in self._worker.results():
-                    self._on_result(result)
             if self._results.socket in ready:
                 self._results.serve_subscriptions()
-            if self._control in ready:
-                self._answer()
+            if self._control.socket in ready and (asked := self._control.receive()) is not None:
+                self._control.answer(asked[0], self._answer_to(asked[1]))
             if slices in ready:
                 self._on_frames(slices.recv_multipart(copy=False))
+            for desk in list(self._inference.desks):
+                for outcome in desk.advance(time.monotonic()):
+                    self._on_outcome(outcome)
             for stack in self._ledger.expire(time.monotonic()):
                 self._publish(stack, Latency())
-        self._close(slices)
+        slices.close(linger=0)
+        self._close()
+
+    def _await_first(self, desk: Desk) -> None:
+        """Wait until the first worker serves its bundle."""
+        while True:
+            due_s = desk.next_due_s
+            patience_s = LOOP_S if due_s is None else max(0.0, min(LOOP_S, due_s - time.monotonic()))
+            select.select([self._inference], [], [], patience_s)
+            for outcome in desk.advance(time.monotonic()):
+                if isinstance(outcome, NotOpened):
+                    raise BundleError(outcome.refused or outcome.reason)
+                if isinstance(outcome, Opened):
+                    bundle = outcome.bundle
+                    self._source = Source(__version__, bundle.name, bundle.digest, bundle.provider)
+                    self._desk = desk
+                    return
 
     def _on_frames(self, frames: list[Any]) -> None:
         received_ns = time.monotonic_ns()
@@ -153,49 +167,29 @@ class Service:
         for stack in outcome.changed:
             self._publish(stack, Latency())
         if outcome.embed is not None and isinstance(message, Slice):
-            self._n_waiting += 1
-            self._worker.submit(EmbedJob(outcome.embed, message, received_ns))
+            self._desk.embed(SliceJob(outcome.embed, message, received_ns))
 
-    def _on_result(self, result: EmbedResult) -> None:
-        self._n_waiting -= 1
-        job, new = result.job, result.outcome
-        before_ns = time.monotonic_ns()
-        if isinstance(new, InferenceError):
-            self._ledger.unusable(job.stack, job.slice.header.index, Rule.NOT_EMBEDDED, str(new))
-            self._rejections[Rule.NOT_EMBEDDED.name] += 1
-        else:
-            n_rejected = job.stack.n_rejected
-            take_in(self._ledger, job.stack, new, self._networks.label)
-            self._rejections[Rule.NOT_LABELLED.name] += job.stack.n_rejected - n_rejected
-        now_ns = time.monotonic_ns()
-        latency = Latency(
-            wait_ms=(result.started_ns - job.received_ns) / 1e6,
-            embed_ms=(result.finished_ns - result.started_ns) / 1e6,
-            label_ms=(now_ns - before_ns) / 1e6,
-            total_ms=(now_ns - job.received_ns) / 1e6,
-        )
-        self._publish(job.stack, latency)
+    def _on_outcome(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Unusable):
+            self._ledger.unusable(outcome.stack, outcome.index, outcome.rule, outcome.detail)
+            self._rejections[outcome.rule.name] += 1
+            self._publish(outcome.stack, Latency())
+        elif isinstance(outcome, Labelled):
+            before_ns = time.monotonic_ns()
+            estimate = estimate_from(outcome.partial, outcome.probabilities)
+            self._ledger.labelled(outcome.stack, outcome.partial, estimate)
+            newest, now_ns = outcome.newest, time.monotonic_ns()
+            latency = Latency(
+                wait_ms=(newest.started_ns - newest.received_ns) / 1e6,
+                embed_ms=(newest.finished_ns - newest.started_ns) / 1e6,
+                label_ms=(now_ns - newest.finished_ns) / 1e6,
+                total_ms=(now_ns - newest.received_ns) / 1e6,
+            )
+            self._publish(outcome.stack, latency)
 
     def _publish(self, stack: Acquisition, latency: Latency) -> None:
-        stack.revision += 1
-        message = build_message(
-            stack,
-            self._source,
-            latency,
-            seq=self._state_dir.next_seq(),
-            time_ns=time.time_ns(),
-            n_lost=self._ledger.n_lost(stack.instrument, stack.run_id),
-        )
-        is_open = message.state == "open"
-        self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
-        self._newest.pop(stack.key, None)
-        self._ended.pop(stack.key, None)
-        if is_open:
-            self._newest[stack.key] = message
-        else:
-            self._ended[stack.key] = message
-            while len(self._ended) > self._settings.n_ended_kept:
-                self._ended.popitem(last=False)
+        n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
+        self._publishing.publish(stack, self._source, latency, n_lost)
 
     def _report(self, rejection: Rejection, stack: Acquisition | None) -> None:
         """Count and log a refused message, and publish the stack whose results report it, if any."""
@@ -206,37 +200,15 @@ class Service:
         if stack is not None:
             self._publish(stack, Latency())
 
-    def _answer(self) -> None:
-        frames = self._control.recv_multipart()
-        identity, body = frames[0], frames[1:]
-        # REQ sockets put an empty delimiter first and want it back; DEALER sockets may do without.
-        delimiter = [b""] if len(body) > 1 and body[0] == b"" else []
-        try:
-            if len(body) != 1 + len(delimiter):
-                raise RequestError(f"a request is one frame, got {len(body) - len(delimiter)}")
-            answer = self._state_of(parse_request(body[-1]))
-        except RequestError as error:
-            answer = {"htype": "error", "error": str(error)}
-        payload = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
-        try:
-            self._control.send_multipart([identity, *delimiter, payload], zmq.DONTWAIT)
-        except zmq.ZMQError:
-            log.warning("an answer to a control request could not be sent")
-
-    def _state_of(self, request: object) -> dict[str, Any]:
+    def _answer_to(self, request: Request) -> dict[str, Any]:
         base = {"schema": CONTROL_SCHEMA}
         if isinstance(request, GetState):
-            if request.stack_id:
-                known = [*self._ended.values(), *self._newest.values()]
-                chosen = [m for m in known if m.stack_id == request.stack_id]
-            else:
-                chosen = list(self._newest.values())
-            stacks = [m.model_dump(by_alias=True) for m in chosen]
-            return {"htype": "state", **base, "seq": self._state_dir.seq, "stacks": stacks}
+            stacks = [m.model_dump(by_alias=True) for m in self._publishing.newest(request.stack_id)]
+            return {"htype": "state", **base, "seq": self._publishing.seq, "stacks": stacks}
         if isinstance(request, GetHealth):
             return {"htype": "health", **base, **self._health()}
-        manifest = self._networks.manifest
-        return {"htype": "bundles", **base, "bundles": [f"{manifest.name}@{manifest.version}"]}
+        bundle = self._desk.supervisor.bundle
+        return {"htype": "bundles", **base, "bundles": [f"{bundle.name}@{bundle.version}"] if bundle else []}
 
     def _health(self) -> dict[str, Any]:
         return {
@@ -251,16 +223,18 @@ class Service:
             "bundle_digest": self._source.bundle_digest,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "daemon_version": __version__,
-            "n_waiting": self._n_waiting,
-            "n_open_stacks": len(self._newest),
-            "n_cnn_runs": self._networks.n_cnn_runs,
+            "n_waiting": self._inference.n_waiting,
+            "n_open_stacks": self._publishing.n_open,
+            "n_cnn_runs": self._inference.n_embedded,
+            "n_worker_restarts": self._inference.n_restarts,
+            "worker_pid": self._desk.supervisor.pid,
             "rejected_rule": sorted(k for k, n in self._rejections.items() if n),
             "rejected_count": [self._rejections[k] for k in sorted(self._rejections) if self._rejections[k]],
         }
 
     def _patience_ms(self) -> int:
-        expiry_s = self._ledger.next_expiry_s()
-        wait_s = LOOP_S if expiry_s is None else min(LOOP_S, expiry_s - time.monotonic())
+        due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
+        wait_s = min([LOOP_S, *(t - time.monotonic() for t in due)])
         return max(0, math.ceil(wait_s * 1e3))
 
     def _wake(self) -> None:
@@ -278,20 +252,20 @@ class Service:
 
     def _stop(self, number: int, frame: object) -> None:
         del frame
-        log.info("%s: finishing %d slice(s) in hand", signal.Signals(number).name, self._n_waiting)
+        log.info("%s: finishing the slices in hand", signal.Signals(number).name)
         self._draining = True
         self._wake()
 
-    def _close(self, slices: zmq.Socket[bytes]) -> None:
-        if self._n_waiting:
-            log.error("%d slice(s) in hand were not finished in time", self._n_waiting)
-            os._exit(1)
-        slices.close(linger=0)
-        self._worker.close()
+    def _close(self) -> None:
+        n_left = self._inference.n_waiting
+        self._inference.close_all()
         self._results.socket.close()
-        self._control.close()
+        self._control.socket.close()
         self._context.term()
         self._awake.close()
         self._wakeup.close()
         self._state_dir.close()
+        if n_left:
+            log.error("%d slice(s) in hand were not finished in time", n_left)
+            raise SystemExit(1)
         log.info("stopped")
