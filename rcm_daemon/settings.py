@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """Where the CNN runs."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of the CNN; 0 = one a core."""
+    slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
+    """A worker that does not answer for one slice by then is replaced."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """After this long without a message an open stack is abandoned."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=300)] = 10.0

@@ -66,12 +66,24 @@ def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport
         networks = Networks.open(bundle, provider)
         items.append(_describe_networks(networks))
         step = "golden vectors"
-        golden = _read_golden(bundle)
-        items.append(_check_embeddings(networks, golden))
-        items.append(_check_probabilities(networks, golden))
+        items.extend(check_golden(bundle, networks))
     except RcmError as error:
         items.append(CheckItem(step, False, str(error)))
     return CheckReport(folder, tuple(items))
+
+
+def check_golden(bundle: VerifiedBundle, networks: Networks) -> tuple[CheckItem, CheckItem]:
+    """Compare what the networks give here with what they gave where the bundle was made.
+
+    Raises
+    ------
+    BundleError
+        There are no golden vectors of the right shapes.
+    InferenceError
+        A network does not run.
+    """
+    golden = _read_golden(bundle)
+    return _check_embeddings(networks, golden), _check_probabilities(networks, golden)
 
 
 def _describe_files(bundle: VerifiedBundle) -> CheckItem:

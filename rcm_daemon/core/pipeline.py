@@ -33,7 +33,7 @@ class Recurrent(Protocol):
 
 def take_in(ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent) -> None:
     """Add an embedded slice to its stack and estimate it anew; one that cannot be labelled is refused."""
-    partial = stack.partial.with_slice(new)
+    partial = stack.partial.with_slices(new)
     try:
         estimate = estimate_strata(partial, recurrent)
     except InferenceError as error:
@@ -44,8 +44,11 @@ def take_in(ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: R
 
 def estimate_strata(stack: PartialStack, recurrent: Recurrent) -> StrataEstimate:
     """Rerun the recurrent network over the n >= 1 slices so far and read strata and boundaries off it."""
-    z_um = stack.z_um
-    probabilities = recurrent(stack.embeddings, z_um.astype(np.float32), stack.weight)
+    return estimate_from(stack, recurrent(stack.embeddings, stack.z_um.astype(np.float32), stack.weight))
+
+
+def estimate_from(stack: PartialStack, probabilities: NDArray[np.float32]) -> StrataEstimate:
+    """Read strata and boundaries off the recurrent network's probabilities [n, 3] of the n slices so far."""
     labels = paper_labels(probabilities)
     n = len(stack)
     return StrataEstimate(
@@ -53,5 +56,5 @@ def estimate_strata(stack: PartialStack, recurrent: Recurrent) -> StrataEstimate
         probabilities=probabilities,
         posterior=np.zeros((n, 3), np.float32),
         settled=np.zeros(n, np.bool_),
-        boundaries=boundaries_from_labels(labels, z_um),
+        boundaries=boundaries_from_labels(labels, stack.z_um),
     )

@@ -14,8 +14,8 @@ N_HASH_BYTES = 8
 class Pseudonyms:
     """Salted short hashes: the same id has the same pseudonym while the salt lives, and none leads back.
 
-    With 8 bytes two of 10,000 ids share a pseudonym with a chance of 3e-12. Without the salt, 32 random bytes,
-    a list of names cannot be tried against them.
+    With 8 bytes two of 10,000 ids share a pseudonym with a chance of 3e-12. Without the salt (32 random
+    bytes) a list of names cannot be tried against them.
     """
 
     def __init__(self, salt: bytes) -> None:

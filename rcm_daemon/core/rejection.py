@@ -37,6 +37,7 @@ class Rule(Enum):
 
     NOT_EMBEDDED = 301
     NOT_LABELLED = 302
+    QUARANTINED = 303
 
     KEY_REVOKED = 401
     WRONG_INSTRUMENT = 402

@@ -42,9 +42,9 @@ class PartialStack:
 
     slices: tuple[EmbeddedSlice, ...] = ()
 
-    def with_slice(self, new: EmbeddedSlice) -> PartialStack:
-        """Return the stack with one more slice in its place by depth."""
-        return PartialStack(tuple(sorted((*self.slices, new), key=lambda s: (s.z_um, s.index))))
+    def with_slices(self, *new: EmbeddedSlice) -> PartialStack:
+        """Return the stack with more slices, each in its place by depth."""
+        return PartialStack(tuple(sorted((*self.slices, *new), key=lambda s: (s.z_um, s.index))))
 
     def __len__(self) -> int:
         return len(self.slices)

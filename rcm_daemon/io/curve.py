@@ -97,3 +97,8 @@ def peer_key(socket: zmq.Socket[bytes], frame: zmq.Frame) -> bytes | None:
         return str(frame.get("User-Id")).encode()
     except zmq.ZMQError:
         return b""  # no key is empty: nobody
+
+
+def nobody_locked_out(key: bytes | None) -> bool:
+    """Allow everybody on a socket that is not locked, nobody on one that is."""
+    return key is None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from rcm_daemon.io.curve import peer_key
+from rcm_daemon.io.curve import nobody_locked_out, peer_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +35,7 @@ class ResultsSocket:
         Whether the holder of a key may subscribe; the key is None where the socket is not locked.
     """
 
-    def __init__(
-        self, socket: Socket, allows: Callable[[bytes | None], bool] = lambda key: key is None
-    ) -> None:
+    def __init__(self, socket: Socket, allows: Callable[[bytes | None], bool] = nobody_locked_out) -> None:
         self.socket = socket
         self._allows = allows
         self._last: dict[StackKey, tuple[bytes, bytes]] = {}

@@ -78,7 +78,7 @@ def test_dark_and_saturated_slices_are_flagged():
 def test_partial_stack_is_ordered_by_depth_then_index():
     stack = PartialStack()
     for index, z_um in [(0, 5.0), (3, 1.0), (1, 5.0), (2, -2.0)]:
-        stack = stack.with_slice(EmbeddedSlice(index, z_um, np.full(2, index, np.float32)))
+        stack = stack.with_slices(EmbeddedSlice(index, z_um, np.full(2, index, np.float32)))
     assert [s.index for s in stack.slices] == [2, 3, 0, 1]
     assert stack.z_um.tolist() == [-2.0, 1.0, 5.0, 5.0]
     assert stack.embeddings[:, 0].tolist() == [2, 3, 0, 1]
@@ -144,7 +144,7 @@ def test_estimate_of_every_prefix_equals_that_of_the_prefix_alone(n, seed):
 
     stack = PartialStack()
     for i in rng.permutation(n):
-        stack = stack.with_slice(EmbeddedSlice(int(i), float(i), embeddings[i]))
+        stack = stack.with_slices(EmbeddedSlice(int(i), float(i), embeddings[i]))
         seen = sorted(s.index for s in stack.slices)
         alone = recurrent(embeddings[seen], None, None)
         assert np.array_equal(estimate_strata(stack, recurrent).probabilities, alone)
