@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
 from rcm_daemon.keys_cli import KeysDirOption, keys_folder
 from rcm_daemon.keys_cli import app as keys_app
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(bundle_app, name="bundle")
 
 Provider = Literal["auto", "cpu", "cuda"]
 BundleOption = Annotated[
@@ -228,12 +230,17 @@ def check(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")
     ] = None,
     provider: ProviderOption = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key the bundle must be signed with, PEM.")
+    ] = None,
 ) -> None:
-    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand."""
+    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand, signature if asked."""
     from rcm_daemon.bundle.check import check_bundle
     from rcm_daemon.bundle.location import resolve_bundle
+    from rcm_daemon.bundle.signature import read_public_key
 
-    report = check_bundle(resolve_bundle(bundle), provider or "auto")
+    key = read_public_key(public_key) if public_key is not None else None
+    report = check_bundle(resolve_bundle(bundle), provider or "auto", key)
     for item in report.items:
         print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
     if not report.ok:

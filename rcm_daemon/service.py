@@ -17,6 +17,7 @@ import zmq
 from rcm_daemon import __version__
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import resolve_bundle
+from rcm_daemon.bundle.signature import read_public_key
 from rcm_daemon.core.admission import check_instrument, may_account
 from rcm_daemon.core.control import CONTROL_SCHEMA, GetHealth, GetState, Request
 from rcm_daemon.core.ledger import Ledger
@@ -77,7 +78,12 @@ class Service:
             undo.callback(self._state_dir.close)
             undo.callback(self._context.destroy, linger=0)
             undo.callback(self._inference.close_all)
-            launch = Launch(str(resolve_bundle(settings.bundle)), settings.provider, settings.n_threads)
+            launch = Launch(
+                str(resolve_bundle(settings.bundle)),
+                settings.provider,
+                settings.n_threads,
+                public_key=read_public_key(key).hex() if (key := settings.bundle_public_key) else "",
+            )
             desk = self._inference.open(launch, time.monotonic())
             self._pseudonyms = Pseudonyms(self._state_dir.salt())
             locked = any(map(settings.is_encrypted, settings.endpoints))

@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """Folder of this daemon alone: lock and counters."""
     bundle: Path | None = None
     """Folder of the model bundle; none = the one that comes with the package."""
+    bundle_public_key: Path | None = None
+    """Key that bundles must be signed with (Ed25519, PEM); none = signatures are not looked at."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the CNN runs."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0

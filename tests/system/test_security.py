@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
 from sender import Sender, picture
 from tiny_bundle import FIELD, write_bundle
 
+from rcm_daemon.bundle.signature import new_signing_key
+from rcm_daemon.bundle.verify import sign_bundle
 from rcm_daemon.io.allow_list import allow, revoke
 from rcm_daemon.io.keys import load_public_key, new_key_pair
 
@@ -391,3 +394,26 @@ def test_a_daemon_that_cannot_lock_its_sockets_does_not_start(tmp_path, bundle, 
     )
     assert done.returncode == 78, done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.hazard("H44")
+def test_a_daemon_with_a_key_serves_signed_bundles_only(tmp_path, bundle):
+    key = tmp_path / "signing"
+    new_signing_key(key)
+    mine = tmp_path / "mine"
+    shutil.copytree(bundle, mine)
+    options = ["--state-dir", str(tmp_path / "state"), "--bundle", str(mine)]
+    options += ["--results-bind", free_endpoint(), "--control-bind", free_endpoint()]
+    done = subprocess.run(
+        [sys.executable, "-m", "rcm_daemon", "serve", *options],
+        env={**os.environ, "RCM_BUNDLE_PUBLIC_KEY": f"{key}.pub"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "must be signed with the configured key" in done.stderr
+    sign_bundle(mine, key)
+    daemon = Daemon(tmp_path, mine, RCM_BUNDLE_PUBLIC_KEY=f"{key}.pub")
+    assert daemon.stop() == 0
