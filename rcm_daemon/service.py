@@ -31,11 +31,11 @@ from rcm_daemon.errors import BundleError
 from rcm_daemon.inference import Desk, Inference, Labelled, NotOpened, Opened, Outcome, SliceJob, Unusable
 from rcm_daemon.io.control import ControlSocket
 from rcm_daemon.io.door import Door
-from rcm_daemon.io.notify import notify
 from rcm_daemon.io.results import ResultsSocket
 from rcm_daemon.io.sockets import Context, Socket, bind_control, bind_results, connect_slices, rebind
 from rcm_daemon.io.state_dir import StateDir
 from rcm_daemon.publishing import Publishing
+from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ class Service:
         self._awake, self._wakeup = unix.socketpair()
         self._awake.setblocking(False)
         self._wakeup.setblocking(False)
-        self._n_messages = self._n_slices = 0
+        self._n_messages = self._n_slices = self._n_done = 0
         self._draining = False
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -92,6 +92,8 @@ class Service:
             self._results = ResultsSocket(self._bind_results(), self._door.allows)
             control = bind_control(self._context, settings.control_bind, self._lock(settings.control_bind))
             self._control = ControlSocket(control, self._door.allows)
+            self._vitals = Vitals(settings, self._door)
+            undo.callback(self._vitals.close)
             self._await_first(desk)
             undo.pop_all()
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
@@ -117,7 +119,7 @@ class Service:
         self._door.watch(self._control.socket, "control")
         for socket in slices:
             self._door.watch(socket, "slices")
-        notify("READY=1")
+        self._vitals.ready()
         log.info(
             "ready",
             extra={
@@ -132,16 +134,13 @@ class Service:
         while True:
             n_waiting = self._inference.n_waiting
             if self._draining and drain_until_s is None:
-                notify("STOPPING=1")
+                self._vitals.stopping()
                 drain_until_s = time.monotonic() + self._settings.drain_timeout_s
             if drain_until_s is not None and (not n_waiting or time.monotonic() > drain_until_s):
                 break
             wants_slices = not self._draining and n_waiting < self._settings.max_slices_waiting
             ready = self._poll(slices if wants_slices else {})
-            self._door.note_refusals()
-            self._door.report_refusals(time.monotonic())
-            if self._door.is_alive:
-                notify("WATCHDOG=1")
+            self._vitals.beat(time.monotonic(), n_waiting, self._n_done, self._health)
             if self._results.serves_revoked:
                 self._renew_results()
             if self._awake.fileno() in ready:
@@ -200,6 +199,7 @@ class Service:
             self._desk.embed(SliceJob(outcome.embed, message, received_ns))
 
     def _on_outcome(self, outcome: Outcome) -> None:
+        self._n_done += not isinstance(outcome, Opened | NotOpened)
         if isinstance(outcome, Unusable):
             self._ledger.unusable(outcome.stack, outcome.index, outcome.rule, outcome.detail)
             self._rejections[outcome.rule.name] += 1
@@ -215,6 +215,7 @@ class Service:
                 label_ms=(now_ns - newest.finished_ns) / 1e6,
                 total_ms=(now_ns - newest.received_ns) / 1e6,
             )
+            self._vitals.observe(latency)
             self._publish(outcome.stack, latency)
 
     def _publish(self, stack: Acquisition, latency: Latency) -> None:
@@ -254,7 +255,7 @@ class Service:
 
     def _health(self) -> dict[str, Any]:
         return {
-            "ready": self._door.is_alive,
+            "ready": self._vitals.is_sound,
             "state": "draining" if self._draining else "serving",
             "n_messages": self._n_messages,
             "n_slices": self._n_slices,
@@ -338,6 +339,7 @@ class Service:
     def _close(self, slices: Iterable[Socket]) -> None:
         n_left = self._inference.n_waiting
         self._inference.close_all()
+        self._vitals.close()
         self._door.report_refusals(math.inf)
         self._door.close()
         for socket in slices:
