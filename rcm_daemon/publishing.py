@@ -6,16 +6,20 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rcm_daemon.core.stack import Acquisition, StackKey
     from rcm_daemon.io.results import ResultsSocket
     from rcm_daemon.io.state_dir import StateDir
 
 
 class Publishing:
-    """Publishes stacks, and keeps the newest message of open ones and the last of `n_ended_kept` ended ones."""
+    """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones."""
 
     def __init__(self, results: ResultsSocket, state_dir: StateDir, n_ended_kept: int) -> None:
         self._results = results
@@ -46,6 +50,15 @@ class Publishing:
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
         return message
+
+    def recall(self, messages: Iterable[str]) -> None:
+        """Take over final messages of before a restart; such as another version wrote are left out."""
+        for text in messages:
+            try:
+                message = StrataMessage.model_validate_json(text)
+            except ValidationError:
+                continue
+            self._ended[message.instrument, message.stack_id, message.acquisition] = message
 
     @property
     def seq(self) -> int:

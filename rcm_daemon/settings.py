@@ -69,10 +69,20 @@ class Settings(BaseSettings):
     """Where `rcm-strata-1` is published (XPUB)."""
     control_bind: Endpoint = "tcp://127.0.0.1:6782"
     """Where control requests are answered (ROUTER)."""
+    ingest_bind: Endpoint | Literal[""] = ""
+    """Where messages are taken and acknowledged (ROUTER), e.g. tcp://127.0.0.1:6783; empty = nowhere."""
+    ingest_credit: Annotated[int, Field(ge=1, le=64)] = 16
+    """How many messages a sender of acknowledged ingest may have unanswered."""
     state_dir: Path = Field(default_factory=default_state_dir)
-    """Folder of this daemon alone: lock and counters."""
+    """Folder of this daemon alone: lock, counters and journal."""
+    journal_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 90.0
+    """Stacks that ended longer ago are forgotten."""
+    journal_max_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """With a journal larger than this (million bytes), the stacks that ended first are forgotten."""
     bundle: Path | None = None
     """Folder of the model bundle; none = the one that comes with the package."""
+    bundle_dir: Path | None = None
+    """Folder of bundle folders that can be activated while the daemon runs."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the CNN runs."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
@@ -98,7 +108,7 @@ class Settings(BaseSettings):
     def _loopback_only(self) -> Settings:
         if self.allow_unencrypted_remote:
             return self
-        endpoints = [*self.slices_connect, self.results_bind, self.control_bind]
+        endpoints = [*self.slices_connect, self.results_bind, self.control_bind, self.ingest_bind]
         remote = [e for e in endpoints if e.startswith("tcp://") and not e[6:].startswith(_LOOPBACK)]
         if remote:
             raise ValueError(

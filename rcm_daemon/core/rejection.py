@@ -38,6 +38,8 @@ class Rule(Enum):
     NOT_EMBEDDED = 301
     NOT_LABELLED = 302
     QUARANTINED = 303
+    DAMAGED = 304
+    BUNDLE_GONE = 305
 
 
 @dataclass(frozen=True)

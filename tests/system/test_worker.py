@@ -26,9 +26,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def daemon(tmp_path, bundle):
-    daemon = Daemon(
-        tmp_path, bundle, RCM_SLICE_TIMEOUT_S="1", PYTHONPATH=FAULTS, FAULTS=str(tmp_path)
-    )
+    daemon = Daemon(tmp_path, bundle, RCM_SLICE_TIMEOUT_S="1", PYTHONPATH=FAULTS, FAULTS=str(tmp_path))
     yield daemon
     assert daemon.stop() == 0
 
