@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from rcm_daemon import __version__
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import default_bundle_path, resolve_bundle
 from rcm_daemon.bundle.manifest import Manifest, bundle_digest, read_manifest_bytes
+from rcm_daemon.bundle.signature import read_public_key
 from rcm_daemon.core.message import Source
 from rcm_daemon.errors import BundleError
+from rcm_daemon.inference import NotOpened, Opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +50,7 @@ class Activation:
     """A change that is under way: the worker that opens the bundle, and who asked for it."""
 
     desk: Desk
-    candidate: Candidate
+    name: str
     asker: Asker
 
 
@@ -85,11 +88,37 @@ class Bundles:
             desk = self._desks[digest] = self._open(found.folder, digest)
         return desk
 
+    @property
+    def active_name(self) -> str:
+        """`name@version` of the active bundle."""
+        info = self.active.supervisor.bundle
+        return f"{info.name}@{info.version}" if info is not None else ""
+
     def names(self) -> list[str]:
         """Return what can be activated, the active one among it, as `name@version`."""
-        info = self.active.supervisor.bundle
-        active = {f"{info.name}@{info.version}"} if info is not None else set()
-        return sorted(active | {candidate.name for candidate in self._candidates()})
+        return sorted({self.active_name} | {candidate.name for candidate in self._candidates()})
+
+    def await_active(self) -> None:
+        """Wait until the active bundle is served; if the one activated last cannot be, the configured one is.
+
+        Raises
+        ------
+        BundleError
+            It cannot be.
+        """
+        complaint = self._await(self.active)
+        if complaint and self._is_remembered:
+            log.error("the bundle activated last cannot be served", extra={"reason": complaint})
+            self.active = self._open(resolve_bundle(self._settings.bundle))
+            complaint = self._await(self.active)
+        if complaint:
+            raise BundleError(complaint)
+
+    def await_opened(self, digest: str) -> None:
+        """Wait until a bundle that stacks began with is served, or known not to be."""
+        desk = self.desk_of(digest)
+        if desk is not None and desk.supervisor.bundle is None and (complaint := self._await(desk)):
+            log.error("a bundle that stacks began with cannot be served", extra={"reason": complaint})
 
     def begin_activation(self, name: str, asker: Asker) -> None:
         """Open a bundle beside the active one; `opened` or `not_opened` follows.
@@ -100,12 +129,12 @@ class Bundles:
             There is no such bundle, or another change is under way.
         """
         if self.activation is not None:
-            raise BundleError(f"{self.activation.candidate.name} is being activated; try again after that")
+            raise BundleError(f"{self.activation.name} is being activated; try again after that")
         found = next((c for c in self._candidates() if c.name == name), None)
         if found is None:
             known = ", ".join(self.names())
             raise BundleError(f"a bundle to activate is one of {known}, got {name[:200]!a}")
-        self.activation = Activation(self._open(found.folder, found.digest, checked=True), found, asker)
+        self.activation = Activation(self._open(found.folder, found.digest, checked=True), found.name, asker)
 
     def opened(self, desk: Desk, info: BundleInfo) -> Activation | None:
         """Take a bundle that is served now; returns the change that this completes."""
@@ -123,7 +152,7 @@ class Bundles:
         self._desks[info.digest] = desk
         self.active, self.active_digest = desk, info.digest
         self._remember(info.digest)
-        log.warning("bundle %s %s is active for stacks that open from now on", info.name, info.digest[:12])
+        log.warning("bundle activated", extra={"bundle": activation.name, "digest": info.digest[:12]})
         return activation
 
     def not_opened(self, desk: Desk) -> Activation | None:
@@ -137,16 +166,26 @@ class Bundles:
         self.activation = None
         return activation
 
-    def digests(self, desk: Desk) -> list[str]:
-        """Return what a desk stands for."""
-        return [digest for digest, known in self._desks.items() if known is desk]
-
     def retire(self, in_use: set[str]) -> None:
         """End the workers of bundles that are neither active nor needed by an open stack."""
         for digest, desk in list(self._desks.items()):
             if digest not in in_use and digest != self.active_digest and not desk.n_waiting:
                 del self._desks[digest]
                 self._inference.close(desk)
+
+    def _await(self, desk: Desk) -> str:
+        """Return why a bundle cannot be served, empty once it is."""
+        while True:
+            due_s = desk.next_due_s
+            patience_s = 1.0 if due_s is None else max(0.0, min(1.0, due_s - time.monotonic()))
+            select.select([self._inference], [], [], patience_s)
+            for outcome in desk.advance(time.monotonic()):
+                if isinstance(outcome, Opened):
+                    self.opened(desk, outcome.bundle)
+                    return ""
+                if isinstance(outcome, NotOpened):
+                    self.not_opened(desk)
+                    return outcome.refused or outcome.reason
 
     def _open_first(self) -> Desk:
         """Open the bundle that was activated last, unless another one has been configured since."""
@@ -163,15 +202,6 @@ class Bundles:
             pass  # what is wrong with the configured bundle its worker will say
         return self._open(folder)
 
-    def fall_back(self) -> bool:
-        """Open the configured bundle instead of the one activated last; False if those are one."""
-        folder = resolve_bundle(self._settings.bundle)
-        if not self._is_remembered:
-            return False
-        self._is_remembered = False
-        self.active = self._open(folder)
-        return True
-
     def _remember(self, digest: str) -> None:
         try:
             configured = bundle_digest(read_manifest_bytes(resolve_bundle(self._settings.bundle)))
@@ -182,7 +212,10 @@ class Bundles:
 
     def _open(self, folder: Path, digest: str = "", *, checked: bool = False) -> Desk:
         settings = self._settings
-        launch = Launch(str(folder), settings.provider, settings.n_threads, digest, checked)
+        public_key = read_public_key(key).hex() if (key := settings.bundle_public_key) is not None else ""
+        launch = Launch(
+            str(folder), settings.provider, settings.n_threads, digest, checked, public_key=public_key
+        )
         return self._inference.open(launch, time.monotonic())
 
     def _find(self, digest: str) -> Candidate | None:

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
+from rcm_daemon.keys_cli import KeysDirOption, keys_folder
+from rcm_daemon.keys_cli import app as keys_app
 
 app = typer.Typer(
     help="Live skin-strata labels and junction depths from reflectance confocal microscopy stacks. "
@@ -18,6 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_app, name="keys")
+app.add_typer(bundle_app, name="bundle")
 
 Provider = Literal["auto", "cpu", "cuda"]
 BundleOption = Annotated[
@@ -31,6 +36,12 @@ ZStepOption = Annotated[
 PitchOption = Annotated[float | None, typer.Option("--pixel-size-um", metavar="X", help="Pitch, um a pixel.")]
 SeriesOption = Annotated[
     int | None, typer.Option("--series", metavar="N", help="Which series of a file that has several, from 0.")
+]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
+]
+UnencryptedOption = Annotated[
+    bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
 ]
 
 
@@ -78,14 +89,16 @@ def serve(
         Path | None, typer.Option(metavar="DIR", help="Bundle folders that can be activated at run time.")
     ] = None,
     provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
+    pseudonymise: Annotated[
+        bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
+    ] = None,
 ) -> None:
     """Label slices as they come over ZeroMQ, until SIGTERM.
 
     Every setting can also stand in the file or in the environment as RCM_<NAME>; `rcm-daemon schema` lists
     them. Faulty settings are all listed, with exit code 78.
     """
-    import logging
-
+    from rcm_daemon.io.logs import start_logging
     from rcm_daemon.settings import load_settings
 
     given = {
@@ -98,9 +111,10 @@ def serve(
         "bundle": bundle,
         "bundle_dir": bundle_dir,
         "provider": provider,
+        "pseudonymise": pseudonymise,
     }
     settings = load_settings(config, given)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    start_logging(settings.log_level)
     from rcm_daemon.service import Service
 
     Service(settings, lambda: load_settings(config, given)).run()
@@ -161,15 +175,23 @@ def simulate(
     z_step_um: ZStepOption = None,
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
+    key: KeyOption = None,
+    keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
-    """Be the microscope: publish a recorded stack or phantoms, once somebody listens."""
-    from rcm_daemon.microscope import simulate_phantoms, simulate_recorded
+    """Be the microscope: publish a recorded stack or phantoms, once somebody listens.
 
+    With --key only daemons whose key is allowed in the folder of keys may listen.
+    """
+    from rcm_daemon.microscope import Place, simulate_phantoms, simulate_recorded
+
+    place = Place(bind, instrument, keys_folder(keys_dir), key)
+    place.check(allow_unencrypted_remote=unencrypted)
     if source == "phantom":
         pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
-        simulate_phantoms(bind, instrument, fps, stacks, seed, size, pitch_um, z_step_um)
+        simulate_phantoms(place, fps, stacks, seed, size, pitch_um, z_step_um)
     else:
-        simulate_recorded(Path(source), bind, instrument, fps, stacks, z_step_um, pixel_size_um, series)
+        simulate_recorded(Path(source), place, fps, stacks, z_step_um, pixel_size_um, series)
 
 
 @app.command()
@@ -192,11 +214,20 @@ def watch(
     endpoint: Annotated[
         str, typer.Argument(metavar="[EP]", help="Results of a daemon.")
     ] = "tcp://127.0.0.1:6781",
+    key: KeyOption = None,
+    server_key: Annotated[
+        str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
+    ] = "daemon",
+    keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
     """Show what a running daemon publishes, live, until interrupted."""
+    from rcm_daemon.io.curve import client_of, demand_curve
     from rcm_daemon.watch import watch_results
 
-    watch_results(endpoint)
+    curve = client_of(keys_folder(keys_dir), key, server_key) if key is not None else None
+    demand_curve(endpoint, locked=curve is not None, allow_unencrypted_remote=unencrypted)
+    watch_results(endpoint, curve)
 
 
 @app.command()
@@ -205,12 +236,17 @@ def check(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")
     ] = None,
     provider: ProviderOption = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key the bundle must be signed with, PEM.")
+    ] = None,
 ) -> None:
-    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand."""
+    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand, signature if asked."""
     from rcm_daemon.bundle.check import check_bundle
     from rcm_daemon.bundle.location import resolve_bundle
+    from rcm_daemon.bundle.signature import read_public_key
 
-    report = check_bundle(resolve_bundle(bundle), provider or "auto")
+    key = read_public_key(public_key) if public_key is not None else None
+    report = check_bundle(resolve_bundle(bundle), provider or "auto", key)
     for item in report.items:
         print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
     if not report.ok:

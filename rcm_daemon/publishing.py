@@ -9,20 +9,32 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
+from rcm_daemon.core.pseudonyms import pseudonymised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rcm_daemon.core.pseudonyms import Pseudonyms
     from rcm_daemon.core.stack import Acquisition, StackKey
     from rcm_daemon.io.results import ResultsSocket
     from rcm_daemon.io.state_dir import StateDir
 
 
 class Publishing:
-    """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones."""
+    """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones.
 
-    def __init__(self, results: ResultsSocket, state_dir: StateDir, n_ended_kept: int) -> None:
+    With `pseudonyms`, all that leaves here bears them instead of ids.
+    """
+
+    def __init__(
+        self,
+        results: ResultsSocket,
+        state_dir: StateDir,
+        n_ended_kept: int,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
         self._results = results
+        self._pseudonyms = pseudonyms
         self._state_dir = state_dir
         self.n_ended_kept = n_ended_kept
         self._open: dict[StackKey, StrataMessage] = {}
@@ -39,14 +51,17 @@ class Publishing:
             time_ns=time.time_ns(),
             n_lost=n_lost,
         )
+        if self._pseudonyms is not None:
+            message = pseudonymised(message, self._pseudonyms)
         is_open = message.state == "open"
         self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
-        self._open.pop(stack.key, None)
-        self._ended.pop(stack.key, None)
+        key = _key(message)
+        self._open.pop(key, None)
+        self._ended.pop(key, None)
         if is_open:
-            self._open[stack.key] = message
+            self._open[key] = message
         else:
-            self._ended[stack.key] = message
+            self._ended[key] = message
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
         return message
@@ -58,7 +73,7 @@ class Publishing:
                 message = StrataMessage.model_validate_json(text)
             except ValidationError:
                 continue
-            self._ended[message.instrument, message.stack_id, message.acquisition] = message
+            self._ended[_key(message)] = message
 
     @property
     def seq(self) -> int:
@@ -75,3 +90,7 @@ class Publishing:
         if not stack_id:
             return list(self._open.values())
         return [m for m in (*self._ended.values(), *self._open.values()) if m.stack_id == stack_id]
+
+
+def _key(message: StrataMessage) -> StackKey:
+    return message.instrument, message.stack_id, message.acquisition

@@ -52,7 +52,9 @@ class CheckReport:
         return all(item.ok for item in self.items)
 
 
-def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport:
+def check_bundle(
+    folder: Path, provider: ProviderChoice = "auto", public_key: bytes | None = None
+) -> CheckReport:
     """Verify digests, load both networks, and compare golden vectors on the provider at hand.
 
     Nothing is raised for a bundle that fails: the report ends with the item that stopped it.
@@ -60,8 +62,10 @@ def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport
     items: list[CheckItem] = []
     step = "files"
     try:
-        bundle = load_verified(folder)
+        bundle = load_verified(folder, public_key)
         items.append(_describe_files(bundle))
+        if public_key is not None:
+            items.append(CheckItem("signature", True, "by the key given"))
         step = "networks"
         networks = Networks.open(bundle, provider)
         items.append(_describe_networks(networks))

@@ -22,6 +22,8 @@ class Launch:
         What the bundle there must have; empty = whatever it has.
     checked
         Whether golden vectors must come out right before the bundle is served.
+    public_key
+        Key the bundle must be signed with (Ed25519, 64 hexadecimal digits); empty = none needed.
     """
 
     folder: str
@@ -29,6 +31,7 @@ class Launch:
     n_threads: int = 0
     digest: str = ""
     checked: bool = False
+    public_key: str = ""
 
     def to_argument(self) -> str:
         """Write as one word of a command line."""

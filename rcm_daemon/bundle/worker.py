@@ -49,7 +49,8 @@ def open_networks(launch: Launch) -> Networks:
         The bundle cannot be loaded, is another than was asked for, computes something else than where it was
         made, or needs slices that a daemon does not have yet.
     """
-    bundle = load_verified(Path(launch.folder))
+    public_key = bytes.fromhex(launch.public_key) if launch.public_key else None
+    bundle = load_verified(Path(launch.folder), public_key)
     manifest = bundle.manifest
     if launch.digest and bundle.digest != launch.digest:
         raise BundleError(

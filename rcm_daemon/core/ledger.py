@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
+from rcm_daemon.core.admission import origin_of
 from rcm_daemon.core.instrument import Instrument
 from rcm_daemon.core.records import Heartbeat, Slice, StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
@@ -100,10 +101,7 @@ class Ledger:
             When a rule of the account is broken; the message is already accounted for as refused.
         """
         header = message.header if isinstance(message, Slice) else message
-        index = message.header.index if isinstance(message, Slice) else -1
-        origin = Origin(
-            header.instrument, header.run_id, header.msg_number, header.htype, header.stack_id, index
-        )
+        origin = origin_of(message)
         try:
             known = self._instrument(origin, header.run_id)
             n_lost = known.numbering.n_lost

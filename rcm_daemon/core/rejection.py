@@ -41,6 +41,9 @@ class Rule(Enum):
     DAMAGED = 304
     BUNDLE_GONE = 305
 
+    KEY_REVOKED = 401
+    WRONG_INSTRUMENT = 402
+
 
 @dataclass(frozen=True)
 class Origin:

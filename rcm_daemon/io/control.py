@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from rcm_daemon.core.control import Request, RequestError, parse_request
+from rcm_daemon.core.rejection import Rejection, Rule
+from rcm_daemon.io.curve import nobody_locked_out, peer_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rcm_daemon.io.sockets import Socket
 
 log = logging.getLogger("rcm_daemon")
@@ -25,14 +29,32 @@ class Asker:
 
 
 class ControlSocket:
-    """Reads requests of REQ and DEALER peers; a request that is none is answered here."""
+    """Reads requests of REQ and DEALER peers; a request that is none is answered here.
 
-    def __init__(self, socket: Socket) -> None:
+    Parameters
+    ----------
+    socket
+        As `bind_control` gives it.
+    allows
+        Whether the holder of a key may ask; the key is None where the socket is not locked.
+    """
+
+    def __init__(self, socket: Socket, allows: Callable[[bytes | None], bool] = nobody_locked_out) -> None:
         self.socket = socket
+        self._allows = allows
 
     def receive(self) -> tuple[Asker, Request] | None:
-        """Read one request; None where it was none and has been answered with one sentence."""
-        peer, *body = self.socket.recv_multipart()
+        """Read one request; None where it was none and has been answered with one sentence.
+
+        Raises
+        ------
+        Rejection
+            The asker's key has been revoked; it gets no answer.
+        """
+        frames = self.socket.recv_multipart(copy=False)
+        if not self._allows(peer_key(self.socket, frames[0])):
+            raise Rejection(Rule.KEY_REVOKED, "the key of a request is no longer allowed")
+        peer, *body = (frame.bytes for frame in frames)
         # REQ sockets put an empty delimiter first and want it back; DEALER sockets may do without.
         delimiter = [b""] if len(body) > 1 and body[0] == b"" else []
         asker = Asker((peer, *delimiter))

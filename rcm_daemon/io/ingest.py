@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from rcm_daemon.io.curve import peer_key
+
 if TYPE_CHECKING:
     from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.io.sockets import Socket
@@ -17,10 +19,10 @@ log = logging.getLogger("rcm_daemon")
 
 @dataclass(frozen=True)
 class Received:
-    """One multipart message: who is to be answered, who was authenticated (`""` = nobody), and its frames."""
+    """One multipart message: who is to be answered, whose key it came with, and its frames."""
 
     peer: bytes
-    user: str
+    key: bytes | None
     frames: list[Any]
 
 
@@ -34,18 +36,11 @@ class IngestSocket:
     def receive(self) -> Received:
         """Read one message; a slice's bytes are not copied."""
         peer, *frames = self.socket.recv_multipart(copy=False)
-        return Received(bytes(peer.buffer), _user_of(frames[-1]) if frames else "", frames)
+        return Received(peer.bytes, peer_key(self.socket, peer), frames)
 
     def answer(self, reply: Reply) -> None:
         """Send an answer; who is gone or does not read will send the message again."""
         try:
             self.socket.send_multipart([reply.peer, reply.to_json(self._credit)], zmq.DONTWAIT)
         except zmq.ZMQError:
-            log.info("an answer to %s could not be sent", reply.instrument or "an unknown instrument")
-
-
-def _user_of(frame: zmq.Frame) -> str:
-    try:
-        return str(frame.get("User-Id"))
-    except zmq.ZMQError:
-        return ""
+            log.info("an answer could not be sent", extra={"instrument": reply.instrument})

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 from typing import TYPE_CHECKING, TextIO
 
 from rcm_daemon.errors import ConfigurationError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEQ_BLOCK = 10_000
+N_SALT_BYTES = 32
 
 log = logging.getLogger("rcm_daemon")
 
@@ -107,6 +109,32 @@ class StateDir:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def salt(self) -> bytes:
+        """Return the secret that pseudonyms are made with, new at the folder's first use.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be read or written, or is cut short.
+        """
+        path = self._folder / "salt"
+        try:
+            if not path.exists():
+                draft = self._folder / "salt.new"
+                draft.unlink(missing_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                with open(os.open(draft, flags, 0o600), "wb") as file:
+                    file.write(secrets.token_bytes(N_SALT_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            salt = path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError([f"the salt {path} cannot be used ({error.strerror})"]) from error
+        if len(salt) != N_SALT_BYTES:
+            raise ConfigurationError([f"{path} must hold {N_SALT_BYTES} bytes; delete it for new pseudonyms"])
+        return salt
 
     def close(self) -> None:
         """Give back what is left of the reserved block, and the lock."""

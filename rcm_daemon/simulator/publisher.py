@@ -32,27 +32,39 @@ class Publisher:
 
     Parameters
     ----------
+    context
+        Of its socket.
     endpoint
         Where to bind.
     instrument
         Name of the instrument, `[A-Za-z0-9_-]{1,64}`.
     run_id
         New at each start of the controller.
+    secure
+        Locks the socket before it is bound.
     """
 
-    def __init__(self, endpoint: str, instrument: str, run_id: str) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        instrument: str,
+        run_id: str,
+        secure: Callable[[zmq.Socket[bytes]], None] | None = None,
+    ) -> None:
         if not re.fullmatch(INSTRUMENT_PATTERN, instrument):
             detail = f"an instrument's name must match {INSTRUMENT_PATTERN}, got {instrument!a}"
             raise ConfigurationError([detail])
         self._controller = Controller(instrument, run_id)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
+        self._socket = context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.XPUB_NODROP, 1)  # a simulated microscope waits rather than loses
         self._socket.linger = 5_000
+        if secure is not None:
+            secure(self._socket)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._socket.close(linger=0)
             raise ConfigurationError([f"slices cannot be bound to {endpoint}: {error}"]) from error
 
     def __enter__(self) -> Publisher:
@@ -60,7 +72,6 @@ class Publisher:
 
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
-        self._context.term()
 
     def wait_for_subscriber(self, timeout_s: float | None = None) -> bool:
         """Wait until somebody listens; False after `timeout_s` without."""
