@@ -74,6 +74,9 @@ def serve(
         list[str] | None, typer.Option(metavar="EP", help="Endpoint of a controller; may be repeated.")
     ] = None,
     slices_socket: Annotated[str | None, typer.Option(metavar="sub|pull", help="How slices come.")] = None,
+    ingest_bind: Annotated[
+        str | None, typer.Option(metavar="EP", help="Where messages are taken and acknowledged.")
+    ] = None,
     results_bind: Annotated[
         str | None, typer.Option(metavar="EP", help="Where results are published.")
     ] = None,
@@ -82,6 +85,9 @@ def serve(
     ] = None,
     state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="This daemon's own folder.")] = None,
     bundle: BundleOption = None,
+    bundle_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Bundle folders that can be activated at run time.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
     pseudonymise: Annotated[
         bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
@@ -95,23 +101,23 @@ def serve(
     from rcm_daemon.io.logs import start_logging
     from rcm_daemon.settings import load_settings
 
-    settings = load_settings(
-        config,
-        {
-            "slices_connect": slices_connect or None,
-            "slices_socket": slices_socket,
-            "results_bind": results_bind,
-            "control_bind": control_bind,
-            "state_dir": state_dir,
-            "bundle": bundle,
-            "provider": provider,
-            "pseudonymise": pseudonymise,
-        },
-    )
+    given = {
+        "slices_connect": slices_connect or None,
+        "slices_socket": slices_socket,
+        "ingest_bind": ingest_bind,
+        "results_bind": results_bind,
+        "control_bind": control_bind,
+        "state_dir": state_dir,
+        "bundle": bundle,
+        "bundle_dir": bundle_dir,
+        "provider": provider,
+        "pseudonymise": pseudonymise,
+    }
+    settings = load_settings(config, given)
     start_logging(settings.log_level)
     from rcm_daemon.service import Service
 
-    Service(settings).run()
+    Service(settings, lambda: load_settings(config, given)).run()
 
 
 @app.command()

@@ -43,7 +43,7 @@ class InferenceError(RcmError):
 
 
 class DeviceError(InferenceError):
-    """A network run that failed on the device, not for what it was given; on a GPU only a new process recovers."""
+    """A network run that failed, whatever it was given; on a GPU only a new process recovers."""
 
 
 class DataSetError(RcmError):

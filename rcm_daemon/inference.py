@@ -1,8 +1,9 @@
 """Slices to embeddings to probabilities, each by the worker of its stack's bundle; nothing here waits.
 
-Slices are embedded one by one in the order they came. The recurrent network is rerun for a stack when no further
-slice of it waits, else after COALESCE_S at the latest, so that reruns coalesce under load and slices never do. What
-a dead worker had in hand is given to its successor; a slice that ends its worker twice is quarantined.
+Slices are embedded one by one in the order they came. The recurrent network is rerun for a stack when no
+further slice of it waits, else after COALESCE_S at the latest, so that reruns coalesce under load and
+slices never do. What a dead worker had in hand is given to its successor; a slice that ends its worker
+twice is quarantined.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import select
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The recurrent network's answer, probabilities [n, 3], for a partial stack of n slices, `newest` among them."""
+    """Probabilities [n, 3] for a partial stack of n slices, `newest` among them."""
 
     stack: Acquisition
     partial: PartialStack
@@ -142,6 +143,13 @@ class Desk:
         if self._in_hand is None and self._slices:
             times += [u.since_s + COALESCE_S for u in self._unlabelled.values()]
         return min(times, default=None)
+
+    def stacks(self) -> list[Acquisition]:
+        """Return the stacks that have slices waiting."""
+        stacks = [job.stack for job in self._slices] + [u.stack for u in self._unlabelled.values()]
+        if isinstance(self._in_hand, SliceJob):
+            stacks.append(self._in_hand.stack)
+        return list({id(stack): stack for stack in stacks}.values())
 
     def embed(self, job: SliceJob) -> None:
         """Queue a slice."""
@@ -282,12 +290,6 @@ class Inference:
         desk = Desk(Supervisor(launch, self._deadline_s, self._interest, now_s, self._command))
         self.desks.append(desk)
         return desk
-
-    def desk(self, digest: str) -> Desk | None:
-        """Return the desk of a bundle that has been opened."""
-        return next(
-            (d for d in self.desks if d.supervisor.bundle and d.supervisor.bundle.digest == digest), None
-        )
 
     def close(self, desk: Desk) -> None:
         """End one bundle's worker."""

@@ -6,10 +6,14 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 from rcm_daemon.core.pseudonyms import pseudonymised
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rcm_daemon.core.pseudonyms import Pseudonyms
     from rcm_daemon.core.stack import Acquisition, StackKey
     from rcm_daemon.io.results import ResultsSocket
@@ -17,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Publishing:
-    """Publishes stacks, and keeps the newest message of open ones and the last of `n_ended_kept` ended ones.
+    """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones.
 
-    With `pseudonyms`, all that leaves here bears them instead of ids.
+    With `pseudonyms`, all that others get from here bears them instead of ids.
     """
 
     def __init__(
@@ -37,9 +41,9 @@ class Publishing:
         self._ended: OrderedDict[StackKey, StrataMessage] = OrderedDict()
 
     def publish(self, stack: Acquisition, source: Source, latency: Latency, n_lost: int) -> StrataMessage:
-        """Send the stack as it stands, as its next revision."""
+        """Send the stack as it stands, as its next revision; returns the message with the ids as they are."""
         stack.revision += 1
-        message = build_message(
+        plain = build_message(
             stack,
             source,
             latency,
@@ -47,19 +51,31 @@ class Publishing:
             time_ns=time.time_ns(),
             n_lost=n_lost,
         )
-        if self._pseudonyms is not None:
-            message = pseudonymised(message, self._pseudonyms)
+        message = self._for_others(plain)
         is_open = message.state == "open"
         self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
-        self._open.pop(stack.key, None)
-        self._ended.pop(stack.key, None)
+        key = _key(message)
+        self._open.pop(key, None)
+        self._ended.pop(key, None)
         if is_open:
-            self._open[stack.key] = message
+            self._open[key] = message
         else:
-            self._ended[stack.key] = message
+            self._ended[key] = message
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
-        return message
+        return plain
+
+    def recall(self, messages: Iterable[str]) -> None:
+        """Take over final messages of before a restart; such as another version wrote are left out."""
+        for text in messages:
+            try:
+                message = self._for_others(StrataMessage.model_validate_json(text))
+            except ValidationError:
+                continue
+            self._ended[_key(message)] = message
+
+    def _for_others(self, message: StrataMessage) -> StrataMessage:
+        return pseudonymised(message, self._pseudonyms) if self._pseudonyms is not None else message
 
     @property
     def seq(self) -> int:
@@ -76,3 +92,7 @@ class Publishing:
         if not stack_id:
             return list(self._open.values())
         return [m for m in (*self._ended.values(), *self._open.values()) if m.stack_id == stack_id]
+
+
+def _key(message: StrataMessage) -> StackKey:
+    return message.instrument, message.stack_id, message.acquisition

@@ -4,44 +4,57 @@ from __future__ import annotations
 
 import logging
 import math
-import select
-import signal
-import socket as unix
 import time
 from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
 from rcm_daemon import __version__
-from rcm_daemon.bundle.launch import Launch
-from rcm_daemon.bundle.location import resolve_bundle
-from rcm_daemon.bundle.signature import read_public_key
-from rcm_daemon.core.admission import check_instrument, may_account
-from rcm_daemon.core.control import CONTROL_SCHEMA, GetHealth, GetState, Request
+from rcm_daemon.bundles import Bundles
+from rcm_daemon.core.acknowledgement import Reply
+from rcm_daemon.core.admission import check_instrument, may_account, origin_of
+from rcm_daemon.core.control import (
+    CONTROL_SCHEMA,
+    ActivateBundle,
+    GetHealth,
+    GetState,
+    ListBundles,
+    Request,
+)
 from rcm_daemon.core.ledger import Ledger
-from rcm_daemon.core.message import Latency, Source
+from rcm_daemon.core.message import Latency
 from rcm_daemon.core.pipeline import estimate_from
 from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
-from rcm_daemon.core.rejection import Rejection
+from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.wire import parse
+from rcm_daemon.endpoints import Endpoints
 from rcm_daemon.errors import BundleError
-from rcm_daemon.inference import Desk, Inference, Labelled, NotOpened, Opened, Outcome, SliceJob, Unusable
-from rcm_daemon.io.control import ControlSocket
-from rcm_daemon.io.door import Door
-from rcm_daemon.io.results import ResultsSocket
-from rcm_daemon.io.sockets import Context, Socket, bind_control, bind_results, connect_slices, rebind
+from rcm_daemon.inference import (
+    Desk,
+    Embedded,
+    Inference,
+    Labelled,
+    NewSlice,
+    NotOpened,
+    Opened,
+    Outcome,
+    SliceJob,
+    Unusable,
+)
+from rcm_daemon.io.journal_salvage import open_journal
 from rcm_daemon.io.state_dir import StateDir
+from rcm_daemon.io.wakeup import Wakeup
+from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
+from rcm_daemon.recording import Recording
 from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition
-    from rcm_daemon.io.curve import CurveServer
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.io.control import Asker
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -53,6 +66,13 @@ LOOP_S = 1.0
 class Service:
     """Serves until SIGTERM or SIGINT.
 
+    Parameters
+    ----------
+    settings
+        What to serve.
+    reload
+        Reads the settings again when SIGHUP comes; raises ConfigurationError where they are faulty.
+
     Raises
     ------
     ConfigurationError
@@ -61,50 +81,40 @@ class Service:
         On construction: the bundle cannot be served; nothing is announced as ready.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
-        self._context: Context = Context()
-        self._awake, self._wakeup = unix.socketpair()
-        self._awake.setblocking(False)
-        self._wakeup.setblocking(False)
+        self._wakeup = Wakeup()
         self._n_messages = self._n_slices = self._n_done = 0
-        self._draining = False
-        self._inference = Inference(settings.slice_timeout_s)
-        # From here on: who is told to stop while loading stops cleanly once loaded.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        with ExitStack() as undo:
-            undo.callback(self._state_dir.close)
-            undo.callback(self._context.destroy, linger=0)
-            undo.callback(self._inference.close_all)
-            launch = Launch(
-                str(resolve_bundle(settings.bundle)),
-                settings.provider,
-                settings.n_threads,
-                public_key=read_public_key(key).hex() if (key := settings.bundle_public_key) else "",
-            )
-            desk = self._inference.open(launch, time.monotonic())
-            self._pseudonyms = Pseudonyms(self._state_dir.salt())
-            locked = any(map(settings.is_encrypted, settings.endpoints))
-            self._door = Door(self._context, settings.keys_dir, settings.key if locked else None)
-            undo.callback(self._door.close)
-            self._results = ResultsSocket(self._bind_results(), self._door.allows)
-            control = bind_control(self._context, settings.control_bind, self._lock(settings.control_bind))
-            self._control = ControlSocket(control, self._door.allows)
-            self._vitals = Vitals(settings, self._door)
-            undo.callback(self._vitals.close)
-            self._await_first(desk)
-            undo.pop_all()
-        self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
-        self._publishing = Publishing(
-            self._results,
-            self._state_dir,
-            settings.n_ended_kept,
-            self._pseudonyms if settings.pseudonymise else None,
-        )
         self._rejections: Counter[str] = Counter()
         self._started_s = time.monotonic()
+        self._dormant: dict[int, list[EmbeddedSlice]] = {}
+        self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
+        self._inference = Inference(settings.slice_timeout_s)
+        # From here on: who is told to stop while loading stops cleanly once loaded.
+        self._lifecycle = Lifecycle(self._wakeup, reload)
+        with ExitStack() as undo:
+            undo.callback(self._state_dir.close)
+            undo.callback(self._inference.close_all)
+            self._bundles = Bundles(self._inference, settings, self._state_dir)
+            self._pseudonyms = Pseudonyms(self._state_dir.salt())
+            self._endpoints = Endpoints(settings)
+            undo.callback(self._endpoints.abort)
+            self._vitals = Vitals(settings, self._endpoints.door)
+            undo.callback(self._vitals.close)
+            journal = open_journal(settings.state_dir)
+            self._publishing = Publishing(
+                self._endpoints.results,
+                self._state_dir,
+                settings.n_ended_kept,
+                self._pseudonyms if settings.pseudonymise else None,
+            )
+            self._publishing.recall(journal.newest_results(settings.n_ended_kept))
+            keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
+            self._recording = Recording(self._ledger, journal, self._wakeup.wake, keep_days, max_bytes)
+            undo.callback(self._recording.close, ())
+            self._await_bundles()
+            undo.pop_all()
 
     def run(self) -> None:
         """Serve until told to stop, then finish the slices in hand.
@@ -114,116 +124,153 @@ class Service:
         ConfigurationError
             Slices cannot be connected to.
         """
-        slices = self._connect_slices()
-        self._door.watch(self._results.socket, "results")
-        self._door.watch(self._control.socket, "control")
-        for socket in slices:
-            self._door.watch(socket, "slices")
+        self._endpoints.connect_slices()
+        self._restore()
         self._vitals.ready()
+        bundle = self._bundles.active_source
         log.info(
             "ready",
             extra={
-                "bundle": self._source.bundle_name,
-                "digest": self._source.bundle_digest[:12],
-                "provider": self._source.provider,
+                "bundle": bundle.bundle_name,
+                "digest": bundle.bundle_digest[:12],
+                "provider": bundle.provider,
                 "results": self._settings.results_bind,
                 "control": self._settings.control_bind,
+                "ingest": self._settings.ingest_bind,
             },
         )
         drain_until_s = None
         while True:
             n_waiting = self._inference.n_waiting
-            if self._draining and drain_until_s is None:
+            if self._lifecycle.draining and drain_until_s is None:
                 self._vitals.stopping()
                 drain_until_s = time.monotonic() + self._settings.drain_timeout_s
-            if drain_until_s is not None and (not n_waiting or time.monotonic() > drain_until_s):
-                break
-            wants_slices = not self._draining and n_waiting < self._settings.max_slices_waiting
-            ready = self._poll(slices if wants_slices else {})
-            self._vitals.beat(time.monotonic(), n_waiting, self._n_done, self._health)
-            if self._results.serves_revoked:
-                self._renew_results()
-            if self._awake.fileno() in ready:
-                self._drain_wakeups()
-            if self._results.socket in ready:
-                self._results.serve_subscriptions()
-            if self._control.socket in ready:
-                self._on_request()
-            for socket, key in slices.items():
-                if socket in ready:
-                    self._on_frames(socket.recv_multipart(copy=False), key)
-            for desk in list(self._inference.desks):
-                for outcome in desk.advance(time.monotonic()):
-                    self._on_outcome(outcome)
-            for stack in self._ledger.expire(time.monotonic()):
-                self._publish(stack, Latency())
-        self._close(slices)
+            if drain_until_s is not None:
+                is_done = not n_waiting and self._recording.is_settled
+                if is_done or time.monotonic() > drain_until_s:
+                    break
+            has_room = n_waiting < self._settings.max_slices_waiting and self._recording.has_room
+            wants_slices = has_room and not self._lifecycle.draining
+            self._turn(wants_slices=wants_slices)
+        self._close()
 
-    def _await_first(self, desk: Desk) -> None:
-        """Wait until the first worker serves its bundle."""
-        while True:
-            due_s = desk.next_due_s
-            patience_s = LOOP_S if due_s is None else max(0.0, min(LOOP_S, due_s - time.monotonic()))
-            select.select([self._inference], [], [], patience_s)
+    def _turn(self, *, wants_slices: bool) -> None:
+        """Wait until there is something to do, and do all of it."""
+        endpoints = self._endpoints
+        others = (self._wakeup, self._inference)
+        ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
+        endpoints.keep_watch()
+        self._vitals.beat(time.monotonic(), self._inference.n_waiting, self._n_done, self._health)
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
+        if self._lifecycle.hung_up:
+            self._read_settings_again()
+        if endpoints.results.socket in ready:
+            endpoints.results.serve_subscriptions()
+        if endpoints.control.socket in ready:
+            self._on_request()
+        for socket, key in endpoints.slices.items():
+            if socket in ready:
+                self._on_frames(socket.recv_multipart(copy=False), key)
+        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
+            received = endpoints.ingest.receive()
+            self._on_frames(received.frames, received.key, received.peer)
+        for desk in list(self._inference.desks):
             for outcome in desk.advance(time.monotonic()):
-                if isinstance(outcome, NotOpened):
-                    raise BundleError(outcome.refused or outcome.reason)
-                if isinstance(outcome, Opened):
-                    bundle = outcome.bundle
-                    self._source = Source(__version__, bundle.name, bundle.digest, bundle.provider)
-                    self._desk = desk
-                    return
+                self._on_outcome(desk, outcome)
+        for stack in self._ledger.expire(time.monotonic()):
+            self._recording.note(stack.instrument, [stack])
+            self._publish(stack, Latency())
+        for reply in self._recording.advance():
+            self._acknowledge(reply)
 
-    def _on_frames(self, frames: list[Any], key: bytes | None) -> None:
-        """Take in one message of the holder of `key` (None: of a socket that is not locked)."""
+    # --- start ---
+
+    def _await_bundles(self) -> None:
+        """Wait until the bundles of all restored stacks are served, or known not to be."""
+        self._bundles.await_active()
+        self._ledger.bundle_digest = self._bundles.active_digest
+        for restored in self._recording.restored:
+            if not restored.has_result:
+                self._bundles.await_opened(restored.stack.bundle_digest)
+
+    def _restore(self) -> None:
+        """Go on with the stacks of the journal."""
+        n_open = 0
+        for restored in self._recording.restored:
+            stack = restored.stack
+            n_open += not restored.has_result
+            if restored.has_result:
+                self._dormant[stack.number] = restored.embedded
+            elif restored.embedded:
+                self._label_again(stack, restored.embedded)
+            else:
+                self._publish(stack, Latency())
+        self._recording.restored.clear()
+        log.info("restored", extra={"n_stacks": n_open, "n_damaged": self._recording.n_damaged})
+
+    def _label_again(self, stack: Acquisition, embedded: list[EmbeddedSlice]) -> None:
+        desk = self._bundles.desk_of(stack.bundle_digest)
+        if desk is None:
+            self._abandon(stack)
+        else:
+            desk.label(stack, [NewSlice(one) for one in embedded], time.monotonic())
+
+    # --- messages in ---
+
+    def _on_frames(self, frames: list[Any], key: bytes | None, peer: bytes = b"") -> None:
+        """Take in a message of the holder of `key` (None: not locked); `peer` is who is answered, if any."""
         received_ns = time.monotonic_ns()
         self._n_messages += 1
         bound = None
         try:
-            bound = self._door.instrument_of(key)
+            bound = self._endpoints.door.instrument_of(key)
             message = parse([frame.buffer for frame in frames])
             check_instrument(message, bound)
         except Rejection as rejection:
-            own = may_account(bound, rejection.origin.instrument)
-            self._report(rejection, self._ledger.refuse(rejection) if own else None)
+            if may_account(bound, rejection.origin.instrument):
+                self._report(rejection, self._ledger.refuse(rejection), peer)
+            else:
+                self._note_refusal(rejection)
+                self._acknowledge(Reply.refusal(peer, rejection))
             return
         self._n_slices += isinstance(message, Slice)
         try:
             outcome = self._ledger.accept(message, time.monotonic())
         except Rejection as rejection:
-            self._report(rejection, self._ledger.reports(rejection))
+            self._report(rejection, self._ledger.reports(rejection), peer)
             return
-        for stack in outcome.changed:
-            self._publish(stack, Latency())
-        if outcome.embed is not None and isinstance(message, Slice):
-            self._desk.embed(SliceJob(outcome.embed, message, received_ns))
+        status = "stored" if outcome.status == "accepted" else outcome.status
+        reply = Reply.to(peer, message, status) if peer else None
+        instrument = origin_of(message).instrument
+        stack = outcome.embed
+        if stack is not None and isinstance(message, Slice):
+            slice_ = (stack, message.header.index)
+            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
+            self._wake_up(stack)
+            desk = self._bundles.desk_of(stack.bundle_digest)
+            if desk is None:
+                self._abandon(stack)
+            else:
+                desk.embed(SliceJob(stack, message, received_ns))
+        else:
+            self._recording.note(instrument, outcome.changed, reply)
+        for changed in outcome.changed:
+            self._publish(changed, Latency())
 
-    def _on_outcome(self, outcome: Outcome) -> None:
-        self._n_done += not isinstance(outcome, Opened | NotOpened)
-        if isinstance(outcome, Unusable):
-            self._ledger.unusable(outcome.stack, outcome.index, outcome.rule, outcome.detail)
-            self._rejections[outcome.rule.name] += 1
-            self._publish(outcome.stack, Latency())
-        elif isinstance(outcome, Labelled):
-            before_ns = time.monotonic_ns()
-            estimate = estimate_from(outcome.partial, outcome.probabilities)
-            self._ledger.labelled(outcome.stack, outcome.partial, estimate)
-            newest, now_ns = outcome.newest, time.monotonic_ns()
-            latency = Latency(
-                wait_ms=(newest.started_ns - newest.received_ns) / 1e6,
-                embed_ms=(newest.finished_ns - newest.started_ns) / 1e6,
-                label_ms=(now_ns - newest.finished_ns) / 1e6,
-                total_ms=(now_ns - newest.received_ns) / 1e6,
-            )
-            self._vitals.observe(latency)
-            self._publish(outcome.stack, latency)
+    def _report(self, rejection: Rejection, reporting: Acquisition | None, peer: bytes) -> None:
+        """Count, log and write down a refused message, and publish the stack whose results report it."""
+        self._note_refusal(rejection)
+        reply = Reply.refusal(peer, rejection) if peer else None
+        if self._ledger.instrument(rejection.origin.instrument) is not None:
+            stacks = [reporting] if reporting is not None else []
+            self._recording.note(rejection.origin.instrument, stacks, reply)
+        elif reply is not None:
+            self._acknowledge(reply)
+        if reporting is not None:
+            self._publish(reporting, Latency())
 
-    def _publish(self, stack: Acquisition, latency: Latency) -> None:
-        n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
-        self._publishing.publish(stack, self._source, latency, n_lost)
-
-    def _report(self, rejection: Rejection, reporting: Acquisition | None) -> None:
-        """Count and log a refused message, and publish the stack whose results report it, if any."""
+    def _note_refusal(self, rejection: Rejection) -> None:
         self._rejections[rejection.rule.name] += 1
         origin = rejection.origin
         # Stack ids can hold patients' names, and what was expected and got can quote them.
@@ -231,123 +278,186 @@ class Service:
         fields = {"rule": rejection.rule.name.lower(), "number": f"R{rejection.rule.value}"}
         fields |= {"instrument": origin.instrument, "stack": stack, "index": str(origin.index)}
         log.warning("message refused", extra=fields)
-        if reporting is not None:
-            self._publish(reporting, Latency())
+
+    def _acknowledge(self, reply: Reply) -> None:
+        if self._endpoints.ingest is not None and reply.peer:
+            self._endpoints.ingest.answer(reply)
+
+    # --- inference ---
+
+    def _on_outcome(self, desk: Desk, outcome: Outcome) -> None:
+        self._n_done += isinstance(outcome, Embedded | Labelled | Unusable)
+        match outcome:
+            case Embedded():
+                self._recording.embedded(outcome.stack, outcome.new)
+            case Labelled():
+                self._on_labelled(outcome)
+            case Unusable():
+                self._refuse_slice(outcome.stack, outcome.index, outcome.rule, outcome.detail)
+                self._publish(outcome.stack, Latency())
+            case Opened():
+                if (activation := self._bundles.opened(desk, outcome.bundle)) is not None:
+                    self._ledger.bundle_digest = self._bundles.active_digest
+                    fields = {"bundle": activation.name, "bundle_digest": self._bundles.active_digest}
+                    self._answer(activation.asker, "activated", **fields)
+                    self._retire()
+            case NotOpened():
+                self._on_not_opened(desk, outcome.refused or outcome.reason)
+
+    def _on_labelled(self, outcome: Labelled) -> None:
+        estimate = estimate_from(outcome.partial, outcome.probabilities)
+        self._ledger.labelled(outcome.stack, outcome.partial, estimate)
+        newest, now_ns = outcome.newest, time.monotonic_ns()
+        latency = Latency()
+        if newest.received_ns:  # else it was received before a restart
+            latency = Latency(
+                wait_ms=(newest.started_ns - newest.received_ns) / 1e6,
+                embed_ms=(newest.finished_ns - newest.started_ns) / 1e6,
+                label_ms=(now_ns - newest.finished_ns) / 1e6,
+                total_ms=(now_ns - newest.received_ns) / 1e6,
+            )
+            self._vitals.observe(latency)
+        self._publish(outcome.stack, latency)
+
+    def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
+        """Refuse a slice that had been accepted."""
+        self._ledger.unusable(stack, index, rule, detail)
+        self._recording.refused(stack, index, f"R{rule.value} {rule.name.lower()}: {detail}")
+        origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id, index)
+        self._note_refusal(Rejection(rule, detail, origin))
+
+    def _on_not_opened(self, desk: Desk, complaint: str) -> None:
+        stranded = desk.stacks()
+        activation = self._bundles.not_opened(desk)
+        if activation is not None:
+            log.error("bundle refused", extra={"bundle": activation.name, "reason": complaint})
+            self._endpoints.control.refuse(activation.asker, complaint)
+            return
+        log.error("bundle of open stacks cannot be served again", extra={"reason": complaint})
+        for stack in stranded:
+            self._abandon(stack)
+
+    def _abandon(self, stack: Acquisition) -> None:
+        """End a stack whose bundle is gone; what was embedded of it stays in the journal."""
+        detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
+        log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
+        for index in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
+            self._rejections[Rule.BUNDLE_GONE.name] += 1
+            self._recording.settle_refused(stack, index, detail)
+        self._recording.note(stack.instrument, [stack])
+        self._publish(stack, Latency())
+
+    # --- results out ---
+
+    def _publish(self, stack: Acquisition, latency: Latency) -> None:
+        """Publish a stack, and write down its final state; one restored after its end is labelled first."""
+        if self._wake_up(stack):
+            return
+        source = self._bundles.source(stack.bundle_digest)
+        n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
+        message = self._publishing.publish(stack, source, latency, n_lost)
+        if message.state != "open":
+            self._recording.result(stack, message.to_json())
+            self._retire()
+
+    def _wake_up(self, stack: Acquisition) -> bool:
+        """Have a stack labelled that ended before the restart; whether its message follows from that."""
+        embedded = self._dormant.pop(stack.number, None)
+        if not embedded:
+            return False
+        self._label_again(stack, embedded)
+        return True
+
+    def _retire(self) -> None:
+        self._bundles.retire({stack.bundle_digest for stack in self._ledger.open_stacks()})
+
+    # --- control ---
 
     def _on_request(self) -> None:
         try:
-            asked = self._control.receive()
+            asked = self._endpoints.control.receive()
         except Rejection as rejection:
-            self._report(rejection, None)
+            self._note_refusal(rejection)
             return
         if asked is not None:
-            self._control.answer(asked[0], self._answer_to(asked[1]))
+            self._serve(*asked)
 
-    def _answer_to(self, request: Request) -> dict[str, Any]:
-        base = {"schema": CONTROL_SCHEMA}
-        if isinstance(request, GetState):
-            stacks = [m.model_dump(by_alias=True) for m in self._publishing.newest(request.stack_id)]
-            return {"htype": "state", **base, "seq": self._publishing.seq, "stacks": stacks}
-        if isinstance(request, GetHealth):
-            return {"htype": "health", **base, **self._health()}
-        bundle = self._desk.supervisor.bundle
-        return {"htype": "bundles", **base, "bundles": [f"{bundle.name}@{bundle.version}"] if bundle else []}
+    def _serve(self, asker: Asker, request: Request) -> None:
+        match request:
+            case GetState():
+                stacks = [m.model_dump(by_alias=True) for m in self._publishing.newest(request.stack_id)]
+                self._answer(asker, "state", seq=self._publishing.seq, stacks=stacks)
+            case GetHealth():
+                self._answer(asker, "health", **self._health())
+            case ListBundles():
+                self._answer(
+                    asker, "bundles", bundles=self._bundles.names(), active=self._bundles.active_name
+                )
+            case ActivateBundle():
+                try:
+                    self._bundles.begin_activation(request.bundle, asker)
+                except BundleError as error:
+                    self._endpoints.control.refuse(asker, str(error))
+
+    def _answer(self, asker: Asker, htype: str, **fields: Any) -> None:
+        self._endpoints.control.answer(asker, {"htype": htype, "schema": CONTROL_SCHEMA, **fields})
 
     def _health(self) -> dict[str, Any]:
+        source = self._bundles.active_source
+        fault = self._recording.writer.fault
+        door = self._endpoints.door
+        state = "not recording" if fault else "serving"
         return {
-            "ready": self._vitals.is_sound,
-            "state": "draining" if self._draining else "serving",
+            "ready": self._vitals.is_sound and not fault,
+            "state": "draining" if self._lifecycle.draining else state,
             "n_messages": self._n_messages,
             "n_slices": self._n_slices,
             "n_rejected": self._rejections.total(),
             "n_lost": self._ledger.n_lost_now,
-            "provider": self._source.provider,
-            "bundle_name": self._source.bundle_name,
-            "bundle_digest": self._source.bundle_digest,
+            "provider": source.provider,
+            "bundle_name": source.bundle_name,
+            "bundle_digest": source.bundle_digest,
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "daemon_version": __version__,
             "n_waiting": self._inference.n_waiting,
             "n_open_stacks": self._publishing.n_open,
             "n_cnn_runs": self._inference.n_embedded,
             "n_worker_restarts": self._inference.n_restarts,
-            "worker_pid": self._desk.supervisor.pid,
+            "worker_pid": self._bundles.active.supervisor.pid,
+            "journal_fault": fault,
+            "n_unwritten": self._recording.n_unwritten,
+            "n_damaged": self._recording.n_damaged,
+            "settings_fault": self._lifecycle.fault,
             "rejected_rule": sorted(k for k, n in self._rejections.items() if n),
             "rejected_count": [self._rejections[k] for k in sorted(self._rejections) if self._rejections[k]],
-            "refused_connection": [f"{name}/{reason}" for name, reason in sorted(self._door.refused)],
-            "refused_count": [self._door.refused[which] for which in sorted(self._door.refused)],
+            "refused_connection": [f"{name}/{reason}" for name, reason in sorted(door.refused)],
+            "refused_count": [door.refused[which] for which in sorted(door.refused)],
         }
 
-    def _lock(self, endpoint: str) -> CurveServer | None:
-        return self._door.server if self._settings.is_encrypted(endpoint) else None
+    # --- signals ---
 
-    def _bind_results(self) -> Socket:
-        endpoint = self._settings.results_bind
-        return bind_results(self._context, endpoint, self._lock(endpoint))
-
-    def _renew_results(self) -> None:
-        """Send all subscribers away because one may not be here any more; the others come again."""
-        self._door.leave(self._results.socket)
-        self._results.socket.close(linger=0)
-        log.warning("results bound anew, the key of a subscriber was revoked")
-        self._results.replace_socket(rebind(self._bind_results))
-        self._door.watch(self._results.socket, "results")
-
-    def _connect_slices(self) -> dict[Socket, bytes | None]:
-        """Connect a socket a controller, with its public key where it is encrypted."""
-        sockets: dict[Socket, bytes | None] = {}
-        for position, endpoint in enumerate(self._settings.slices_connect):
-            curve = None
-            if self._settings.is_encrypted(endpoint):
-                curve = self._door.client(self._settings.controller_key(position))
-            socket = connect_slices(self._context, endpoint, self._settings.slices_socket, curve)
-            sockets[socket] = curve.server if curve is not None else None
-        return sockets
-
-    def _poll(self, slices: Iterable[Socket]) -> set[Any]:
-        """Wait for something to do, but not for slices that are not wanted now."""
-        poller = zmq.Poller()
-        for socket in (self._results.socket, self._control.socket, *self._door.monitors, *slices):
-            poller.register(socket, zmq.POLLIN)
-        poller.register(self._awake, zmq.POLLIN)
-        poller.register(self._inference, zmq.POLLIN)
-        return {socket for socket, _ in poller.poll(self._patience_ms())}
+    def _read_settings_again(self) -> None:
+        self._vitals.reloading()
+        new = self._settings = self._lifecycle.read_again(self._settings)
+        self._ledger.idle_timeout_s = new.idle_timeout_s
+        self._ledger.max_instruments = new.max_instruments
+        self._publishing.n_ended_kept = new.n_ended_kept
+        self._recording.writer.keep_days = new.journal_keep_days
+        self._recording.writer.max_bytes = new.journal_max_mb * 1_000_000
+        logging.getLogger().setLevel(new.log_level.upper())
+        self._vitals.ready()
 
     def _patience_ms(self) -> int:
         due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
         wait_s = min([LOOP_S, *(t - time.monotonic() for t in due)])
         return max(0, math.ceil(wait_s * 1e3))
 
-    def _wake(self) -> None:
-        try:
-            self._wakeup.send(b"\x00")
-        except OSError:
-            return  # a full pipe wakes as well; a closed one belongs to a daemon that has stopped
-
-    def _drain_wakeups(self) -> None:
-        try:
-            while self._awake.recv(4096):
-                pass
-        except BlockingIOError:
-            return
-
-    def _stop(self, number: int, frame: object) -> None:
-        del frame
-        log.info("stopping", extra={"signal": signal.Signals(number).name})
-        self._draining = True
-        self._wake()
-
-    def _close(self, slices: Iterable[Socket]) -> None:
+    def _close(self) -> None:
         n_left = self._inference.n_waiting
         self._inference.close_all()
+        self._recording.close(self._ledger.open_stacks())
         self._vitals.close()
-        self._door.report_refusals(math.inf)
-        self._door.close()
-        for socket in slices:
-            socket.close(linger=0)
-        self._results.socket.close()
-        self._control.socket.close()
-        self._context.term()
-        self._awake.close()
+        self._endpoints.close()
         self._wakeup.close()
         self._state_dir.close()
         if n_left:

@@ -78,10 +78,20 @@ class Settings(BaseSettings):
     """Where `rcm-strata-1` is published (XPUB)."""
     control_bind: Endpoint = "tcp://127.0.0.1:6782"
     """Where control requests are answered (ROUTER)."""
+    ingest_bind: Endpoint | Literal[""] = ""
+    """Where messages are taken and acknowledged (ROUTER), e.g. tcp://127.0.0.1:6783; empty = nowhere."""
+    ingest_credit: Annotated[int, Field(ge=1, le=64)] = 16
+    """How many messages a sender of acknowledged ingest may have unanswered."""
     state_dir: Path = Field(default_factory=default_state_dir)
-    """Folder of this daemon alone: lock and counters."""
+    """Folder of this daemon alone: lock, counters and journal."""
+    journal_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 90.0
+    """Stacks that ended longer ago are forgotten."""
+    journal_max_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """With a journal larger than this (million bytes), the stacks that ended first are forgotten."""
     bundle: Path | None = None
     """Folder of the model bundle; none = the one that comes with the package."""
+    bundle_dir: Path | None = None
+    """Folder of bundle folders that can be activated while the daemon runs."""
     bundle_public_key: Path | None = None
     """Key that bundles must be signed with (Ed25519, PEM); none = signatures are not looked at."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,7 +138,8 @@ class Settings(BaseSettings):
     @property
     def endpoints(self) -> list[str]:
         """All that is bound or connected to over ZeroMQ."""
-        return [*self.slices_connect, self.results_bind, self.control_bind]
+        bound = [self.results_bind, self.control_bind, self.ingest_bind]
+        return [*self.slices_connect, *(endpoint for endpoint in bound if endpoint)]
 
     @model_validator(mode="after")
     def _locked(self) -> Settings:

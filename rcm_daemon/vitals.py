@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from rcm_daemon.core.progress import Progress
@@ -20,7 +21,7 @@ SHOW_S = 1.0
 """Status and metrics are renewed at most this often."""
 N_TRIES = 2
 WORKER_START_S = 60.0
-"""A slice may time out twice, with a worker's start between, before it is quarantined; longer is no progress."""
+"""A slice may time out twice, with a worker's start between, before it is quarantined."""
 
 log = logging.getLogger("rcm_daemon")
 
@@ -31,7 +32,7 @@ class Vitals:
     Parameters
     ----------
     door
-        Whose authenticator must live, and whose refusals are reported.
+        Whose authenticator must live.
     """
 
     def __init__(self, settings: Settings, door: Door) -> None:
@@ -54,14 +55,16 @@ class Vitals:
         """Say that slices are served from now on."""
         notify("READY=1")
 
+    def reloading(self) -> None:
+        """Say that the settings are being read again; `ready` must follow."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}")
+
     def stopping(self) -> None:
         """Say that the slices in hand are the last."""
         notify("STOPPING=1")
 
     def beat(self, now_s: float, n_waiting: int, n_done: int, health: Callable[[], dict[str, Any]]) -> None:
         """Tell how things stand; called each time the loop turns."""
-        self._door.note_refusals()
-        self._door.report_refusals(now_s)
         stalled = self._progress.is_stalled(now_s, n_waiting, n_done)
         fault = "slices wait and none gets done" if stalled else ""
         if not self._door.is_alive:

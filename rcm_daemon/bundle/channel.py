@@ -1,9 +1,9 @@
 """What daemon and worker say to each other.
 
-One request is in hand at a time. Words go over a pair of sockets that keeps messages whole: a JSON object, a line
-feed, and what does not fit JSON. Pixels, and embeddings on their way to the recurrent network, lie in memory that
-the daemon writes and the worker can only read: they are copied once, and a worker that goes wild cannot spoil what
-its successor will be given.
+One request is in hand at a time. Words go over a pair of sockets that keeps messages whole: a JSON object,
+a line feed, and what does not fit JSON. Pixels, and embeddings on their way to the recurrent network, lie
+in memory that the daemon writes and the worker can only read: they are copied once, and a worker that goes
+wild cannot spoil what its successor will be given.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.stack import PartialStack
 
 MAX_MESSAGE_BYTES = 400 * 1024
-"""More than the largest embedding and the labels of the longest stack, less than what the kernel passes whole."""
+"""More than the largest embedding and the longest stack's labels, less than the kernel passes whole."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Keeps one worker process for one bundle: starts it, hands it one request at a time, replaces it when it fails."""
+"""Keeps one worker process for one bundle: hands it a request at a time, replaces it when it fails."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Supervisor:
 
     def request(self, fields: dict[str, Any], now_s: float) -> None:
         """Ask the free worker for one thing, whose bytes are in `memory`."""
-        assert self.is_free and self._channel is not None  # noqa: S101, PT018
+        assert self.is_free and self._channel is not None  # noqa: S101
         self.in_hand = True
         self._due_s = now_s + self._deadline_s
         with contextlib.suppress(OSError):  # a worker that just died is seen by `advance`

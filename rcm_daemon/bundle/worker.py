@@ -1,7 +1,7 @@
 """The process that runs the networks of one bundle; it holds nothing that cannot be sent to it again.
 
-The supervisor starts it as `python -m rcm_daemon.bundle.worker <launch> <channel> <memory> <parent>`. It ends when
-its channel closes.
+The supervisor starts it as `python -m rcm_daemon.bundle.worker <launch> <channel> <memory> <parent>`. It
+ends when its channel closes.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def open_networks(launch: Launch) -> Networks:
         )
     if manifest.kind == "context":
         raise BundleError(
-            f"a daemon labels the newest slice before the one below it is there, bundle {manifest.name} needs "
-            f"both: label recorded stacks with rcm-daemon replay"
+            f"a daemon labels the newest slice before the one below it is there, bundle {manifest.name} "
+            f"needs both: label recorded stacks with rcm-daemon replay"
         )
     networks = Networks.open(bundle, launch.provider, launch.n_threads)
     if launch.checked:

@@ -81,12 +81,19 @@ def fingerprint(received: Slice) -> bytes:
     return digest.digest()
 
 
+def digest(message: StackStart | StackEnd) -> bytes:
+    """Return what tells a message from every other, so that the message itself need not be kept."""
+    return hashlib.sha256(message.model_dump_json(by_alias=True).encode()).digest()[:16]
+
+
 @dataclass
 class Acquisition:
     """The account of one acquisition of one stack; mutated by the ledger and nobody else.
 
-    `received` holds every accepted slice by index, `pending` those of them not embedded yet, `partial` those
-    that are. `ended` is the state to publish once nothing is pending any more.
+    `number` tells it from every other acquisition a daemon ever had. `first_msg_number` opened it, in the
+    run `first_run_id`; `run_id` is the latest. `received` holds every accepted slice by index, `pending`
+    those of them not labelled yet, `partial` those that are. `ended` is the state to publish once nothing
+    is pending any more.
     """
 
     instrument: str
@@ -99,6 +106,9 @@ class Acquisition:
     dtype: str
     pixel_size_um: float
     touched_s: float
+    number: int = 0
+    first_run_id: str = ""
+    bundle_digest: str = ""
     start: StackStart | None = None
     end: StackEnd | None = None
     ended: State = "open"

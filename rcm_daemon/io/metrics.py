@@ -94,7 +94,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         latency = Histogram(
             "rcm_slice_latency_seconds",
-            "From a slice's receipt to its result, in parts.",
+            "From the receipt of a result's newest slice to the result, in parts.",
             ["part"],
             registry=registry,
             buckets=LATENCY_BUCKETS_S,
@@ -117,7 +117,7 @@ class Metrics:
         self._health.shown = health
 
     def observe(self, latency: Latency) -> None:
-        """Count one slice's latency."""
+        """Count the latency of one result's newest slice."""
         values_ms = (latency.wait_ms, latency.embed_ms, latency.label_ms, latency.total_ms)
         for part, value_ms in zip(self._parts, values_ms, strict=True):
             part.observe(value_ms / 1e3)

@@ -26,6 +26,7 @@ than the CNN would be taken for dead and disconnected, and all that it has queue
 SLICES_HEARTBEAT_MS = 2_000
 """Longer than the CNN takes for any one slice, for the same reason."""
 RESULTS_QUEUED = 1_000
+ANSWERS_QUEUED = 1_000
 MAX_REQUEST_BYTES = 64 * 1024
 LINGER_MS = 1_000
 REBIND_S = 5.0
@@ -113,6 +114,21 @@ def bind_results(context: Context, endpoint: str, curve: Curve | None = None) ->
     if curve is not None:
         curve.secure(socket)
     bind(socket, endpoint, "results")
+    return socket
+
+
+def bind_ingest(context: Context, endpoint: str, curve: Curve | None = None) -> Socket:
+    """Bind the ROUTER that takes messages and answers each; a peer that is gone is an error, never a wait."""
+    socket = context.socket(zmq.ROUTER)
+    _watch_peers(socket, SLICES_HEARTBEAT_MS, SLICES_HEARTBEAT_MS)
+    socket.router_mandatory = True
+    socket.maxmsgsize = MAX_SLICE_BYTES
+    socket.rcvhwm = SLICES_QUEUED
+    socket.sndhwm = ANSWERS_QUEUED
+    socket.linger = LINGER_MS
+    if curve is not None:
+        curve.secure(socket)
+    bind(socket, endpoint, "acknowledged ingest")
     return socket
 
 

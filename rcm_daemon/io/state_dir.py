@@ -59,6 +59,11 @@ class StateDir:
             ) from error
 
     @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self._folder
+
+    @property
     def seq(self) -> int:
         """The last number given out."""
         return self._seq
@@ -77,6 +82,33 @@ class StateDir:
                 )
         self._seq += 1
         return self._seq
+
+    def recall(self, name: str) -> str:
+        """Return what was last remembered under a name, empty where nothing was or can be read."""
+        try:
+            return (self._folder / name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def remember(self, name: str, text: str) -> None:
+        """Keep a text under a plain name, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            It could not be written; what was there before still is.
+        """
+        path = self._folder / f"{name}.new"
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(self._folder / name)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def salt(self) -> bytes:
         """Return the secret that pseudonyms are made with, new at the folder's first use.
@@ -124,9 +156,4 @@ class StateDir:
             raise ConfigurationError([f"{path} must hold one whole number; mend or delete it"]) from None
 
     def _write(self, value: int) -> None:
-        path = self._folder / "seq.new"
-        with path.open("w") as file:
-            file.write(str(value))
-            file.flush()
-            os.fsync(file.fileno())
-        path.replace(self._folder / "seq")
+        self.remember("seq", str(value))

@@ -1,7 +1,7 @@
 """On PYTHONPATH of a daemon under test, its workers fail over slices whose first pixel says so.
 
-251 and 252 crash, 253 and 254 hang, 250 fails as a GPU does after a sticky error; the even ones only once, which is
-noted in the folder FAULTS. Other processes are left alone.
+251 and 252 crash, 253 and 254 hang, 250 fails as a GPU does after a sticky error; the even ones only once,
+which is noted in the folder FAULTS. Other processes are left alone.
 """
 
 from __future__ import annotations

@@ -131,6 +131,9 @@ def test_the_command_says_what_the_manager_waits_for(started, tmp_path):
     started.manager.until("STATUS=serving: 0 open stacks")
     for _ in range(2):
         started.manager.until("WATCHDOG=1")
+    started.process.send_signal(signal.SIGHUP)
+    assert "MONOTONIC_USEC=" in started.manager.until("RELOADING=1\n")[-1]
+    started.manager.until("READY=1")
     started.process.send_signal(signal.SIGTERM)
     started.manager.until("STOPPING=1")
     assert started.process.wait(30) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from desk import EPOCH_S, FakeSupervisor, job, stack_named
+from fake_supervisor import EPOCH_S, FakeSupervisor, job, stack_named
 
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.inference import COALESCE_S, Desk, Embedded, Labelled, NotOpened, Unusable
