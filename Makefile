@@ -35,6 +35,7 @@ gpu: $(DEV)/.ready
 docs: $(DEV)/.ready
 	$(BIN)/rcm-daemon schema --out deploy/schemas
 	$(BIN)/python -m tests.command_line > docs/command-line.md
+	$(BIN)/python -m tests.hazards
 
 # The daemon's own environment: no torch, no test tools.
 $(BASE)/.ready: pyproject.toml constraints.txt

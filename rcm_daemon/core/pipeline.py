@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rcm_daemon.core.boundaries import boundaries_from_labels
+from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.strata import paper_labels
@@ -48,7 +49,13 @@ def estimate_strata(stack: PartialStack, recurrent: Recurrent) -> StrataEstimate
 
 
 def estimate_from(stack: PartialStack, probabilities: NDArray[np.float32]) -> StrataEstimate:
-    """Read strata and boundaries off the recurrent network's probabilities [n, 3] of the n slices so far."""
+    """Read strata and boundaries off the recurrent network's probabilities [n, 3] of the n slices so far.
+
+    Of a dark slice all strata count as equally probable, so that its label follows from its neighbours: the
+    network has been seen to call a black picture epidermis with a probability of 0.98.
+    """
+    is_dark = np.array([DARK in s.flags for s in stack.slices], np.bool_)
+    probabilities = np.where(is_dark[:, None], np.float32(1 / 3), probabilities)
     labels = paper_labels(probabilities)
     n = len(stack)
     return StrataEstimate(

@@ -75,6 +75,26 @@ def test_dark_and_saturated_slices_are_flagged():
     assert quality_flags(ordinary // 20) == ("dark",)
 
 
+@pytest.mark.hazard("H23")
+def test_a_dark_slice_has_no_confident_label_and_takes_its_neighbours():
+    def confident(embeddings, z_um, weight):
+        rows = np.full((len(z_um), 3), 0.01, np.float32)
+        rows[np.arange(len(z_um)), [0, 0, 1, 0, 1, 2, 2, 0]] = 0.98  # 3 and 7 are black and called epidermis
+        return rows
+
+    dark = {3, 7}
+    stack = PartialStack(
+        tuple(
+            EmbeddedSlice(i, 3.0 * i, np.zeros(2, np.float32), flags=("dark",) if i in dark else ())
+            for i in range(8)
+        )
+    )
+    estimate = estimate_strata(stack, confident)
+    assert estimate.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert {i for i, row in enumerate(estimate.probabilities) if row.max() < 0.5} == dark
+    assert estimate.probabilities.dtype == np.float32
+
+
 def test_partial_stack_is_ordered_by_depth_then_index():
     stack = PartialStack()
     for index, z_um in [(0, 5.0), (3, 1.0), (1, 5.0), (2, -2.0)]:
