@@ -144,17 +144,21 @@ def test_whoever_has_no_allowed_key_is_refused_logged_and_counted(daemon):
 @pytest.mark.hazard("H52")
 def test_a_controller_that_is_not_the_one_whose_key_is_allowed_gets_no_connection(daemon, locks):
     new_key_pair(locks.folder, "impostor")
-    with daemon.context.socket(zmq.XPUB) as impostor:
-        impostor.linger = 0
-        locks.server(impostor, "impostor")
-        monitor = impostor.get_monitor_socket(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        impostor.bind(daemon.slices)
-        assert monitor.poll(PATIENCE_MS)
-        assert int.from_bytes(monitor.recv_multipart()[0][:2], "little") != zmq.EVENT_HANDSHAKE_SUCCEEDED
-        assert not impostor.poll(0)
-        impostor.disable_monitor()
-        monitor.close()
+    for secure in (no_key, lambda socket_: locks.server(socket_, "impostor")):
+        with daemon.context.socket(zmq.XPUB) as impostor:
+            impostor.linger = 0
+            secure(impostor)
+            monitor = impostor.get_monitor_socket(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            impostor.bind(daemon.slices)
+            assert monitor.poll(PATIENCE_MS)
+            event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
+            assert event != zmq.EVENT_HANDSHAKE_SUCCEEDED
+            assert not impostor.poll(0)
+            impostor.disable_monitor()
+            monitor.close()
+            impostor.unbind(daemon.slices)
     assert daemon.ask({"htype": "get_health"})["n_messages"] == 0
+    Stream(daemon).goes_on()  # the right one finds the daemon there
 
 
 def test_a_key_sends_as_its_own_instrument_only(daemon):
