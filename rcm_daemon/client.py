@@ -17,6 +17,7 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -145,8 +146,8 @@ class Client:
             "pixel_size_um": pixel_size_um,
         }
         self._n_slices = 0
-        depths = {"z_start_um": z_start_um, "z_step_um": z_step_um}
-        self._say("stack_start", n_slices=n_slices, **depths, **self._stack)
+        planned = {"n_slices": n_slices, "z_start_um": z_start_um, "z_step_um": z_step_um}
+        self._say("stack_start", None, **planned, **self._stack)
 
     def send_slice(
         self, index: int, image: NDArray[np.uint8] | NDArray[np.uint16], z_um: float, *, max_value: int = 0
@@ -210,6 +211,12 @@ class Client:
         self._unsent.append(msg_number)
         self._pump(0.0)
 
+    def tell(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Send a heartbeat that the caller has written, if that can be done at once; it is not sent again."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(frames, zmq.DONTWAIT)
+        self._pump(0.0)
+
     def wait(self) -> None:
         """Return when everything has been answered.
 
@@ -233,9 +240,9 @@ class Client:
             if self.n_acknowledged != n_before:
                 n_before, give_up_s = self.n_acknowledged, time.monotonic() + self._patience_s
             elif time.monotonic() > give_up_s:
-                n = len(self._unanswered)
                 raise NotAcknowledgedError(
-                    f"{self._endpoint} must answer within {self._patience_s:g} s, got nothing for {n} message(s)"
+                    f"{self._endpoint} must answer within {self._patience_s:g} s, got nothing for "
+                    f"{len(self._unanswered)} message(s)"
                 )
 
     def _pump(self, patience_s: float) -> None:
@@ -265,6 +272,8 @@ class Client:
         self._credit = max(1, int(answer["credit"]))
         self._answered_s = time.monotonic()
         number = answer["msg_number"]
+        if answer["of"] == "heartbeat":  # which bears the number of the message before it
+            return
         if answer["run_id"] != self.run_id or self._unanswered.pop(number, None) is None:
             return  # of a message that was sent twice and answered before
         if number in self._unsent:
