@@ -266,6 +266,37 @@ def check(
 
 
 @app.command()
+def stacks(
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", envvar="RCM_STATE_DIR", help="The daemon's own folder.")
+    ] = None,
+    instrument: Annotated[str | None, typer.Option(help="Only stacks of this instrument.")] = None,
+    stack_id: Annotated[
+        str | None, typer.Option("--stack", metavar="ID", help="Only stacks of this id.")
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write the final message of each as JSON lines."),
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write a row a slice of each.")] = None,
+) -> None:
+    """List the stacks of a daemon's journal, or export their results; the daemon may be running."""
+    from rcm_daemon.settings import default_state_dir
+    from rcm_daemon.stacks import read_stacks, table, write_csv, write_json
+
+    def is_wanted(of_instrument: str, of_id: str) -> bool:
+        return of_instrument == (instrument or of_instrument) and of_id == (stack_id or of_id)
+
+    found = read_stacks(state_dir or default_state_dir(), is_wanted)
+    if json_file is not None:
+        write_json(found, json_file)
+    if csv is not None:
+        write_csv(found, csv)
+    if json_file is None and csv is None:
+        print("\n".join(table(found)))
+
+
+@app.command()
 def schema(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write one file a schema; default: print all.")

@@ -40,7 +40,7 @@ JOURNAL_FILE = "journal.db"
 FORMAT = 1
 TABLES = {
     "instrument": ("name", "account", "time_s"),
-    "stack": ("number", "account", "opened_s"),
+    "stack": ("number", "account", "time_s"),
     "result": ("number", "message", "time_s"),
     "slice": ("number", "idx", "z_um", "fingerprint", "weight", "flags", "embedding"),
     "rejection": ("number", "ordinal", "idx", "reason"),
@@ -246,6 +246,12 @@ class Journal:
             embedding = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
             embedded.append(EmbeddedSlice(int(index), float(z_um), embedding, float(weight), words))
         return received, embedded, self.n_damaged - before
+
+    def n_slices(self, number: int) -> int:
+        """Return how many slices of an acquisition are there, without looking at them."""
+        query = "SELECT count(*) FROM slice WHERE number=?"
+        (n,) = self._db.execute(query, (number,)).fetchone()
+        return int(n)
 
     def rejections(self, number: int) -> list[RejectionRow]:
         """Return an acquisition's listed refusals, in order."""
