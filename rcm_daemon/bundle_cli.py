@@ -9,9 +9,7 @@ import typer
 
 from rcm_daemon.keys_cli import KeysDirOption, keys_folder
 
-app = typer.Typer(
-    help="Sign model bundles; list and activate those of a running daemon.", no_args_is_help=True
-)
+app = typer.Typer(help="Sign model bundles; list and activate those served.", no_args_is_help=True)
 
 ControlOption = Annotated[str, typer.Option("--control", metavar="EP", help="The daemon's control socket.")]
 KeyOption = Annotated[

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from rcm_daemon.lifecycle import Lifecycle
     from rcm_daemon.publishing import Publishing
     from rcm_daemon.recording import Recording
+    from rcm_daemon.vitals import Vitals
 
 
 @dataclass
 class Counts:
-    """What has come since the start: messages, well-formed slices, and refusals by the rule's name."""
+    """What has come since the start: messages, well-formed slices, answers of workers, refusals by rule."""
 
     n_messages: int = 0
     n_slices: int = 0
+    n_done: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
     started_s: float = field(default_factory=time.monotonic)
 
@@ -45,6 +47,7 @@ class Health:
     recording: Recording
     publishing: Publishing
     door: Door
+    vitals: Vitals
     lifecycle: Lifecycle
 
     def fields(self) -> dict[str, Any]:
@@ -54,7 +57,7 @@ class Health:
         counts, door = self.counts, self.door
         state = "not recording" if fault else "serving"
         return {
-            "ready": door.is_alive and not fault,
+            "ready": self.vitals.is_sound and not fault,
             "state": "draining" if self.lifecycle.draining else state,
             "n_messages": counts.n_messages,
             "n_slices": counts.n_slices,

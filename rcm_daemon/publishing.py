@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Publishing:
     """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones.
 
-    With `pseudonyms`, all that leaves here bears them instead of ids.
+    With `pseudonyms`, all that others get from here bears them instead of ids.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Publishing:
         self._ended: OrderedDict[StackKey, StrataMessage] = OrderedDict()
 
     def publish(self, stack: Acquisition, source: Source, latency: Latency, n_lost: int) -> StrataMessage:
-        """Send the stack as it stands, as its next revision."""
+        """Send the stack as it stands, as its next revision; returns the message with the ids as they are."""
         stack.revision += 1
-        message = build_message(
+        plain = build_message(
             stack,
             source,
             latency,
@@ -51,8 +51,7 @@ class Publishing:
             time_ns=time.time_ns(),
             n_lost=n_lost,
         )
-        if self._pseudonyms is not None:
-            message = pseudonymised(message, self._pseudonyms)
+        message = self._for_others(plain)
         is_open = message.state == "open"
         self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
         key = _key(message)
@@ -64,16 +63,19 @@ class Publishing:
             self._ended[key] = message
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
-        return message
+        return plain
 
     def recall(self, messages: Iterable[str]) -> None:
         """Take over final messages of before a restart; such as another version wrote are left out."""
         for text in messages:
             try:
-                message = StrataMessage.model_validate_json(text)
+                message = self._for_others(StrataMessage.model_validate_json(text))
             except ValidationError:
                 continue
             self._ended[_key(message)] = message
+
+    def _for_others(self, message: StrataMessage) -> StrataMessage:
+        return pseudonymised(message, self._pseudonyms) if self._pseudonyms is not None else message
 
     @property
     def seq(self) -> int:

@@ -33,13 +33,13 @@ from rcm_daemon.inference import (
     Unusable,
 )
 from rcm_daemon.io.journal_salvage import open_journal
-from rcm_daemon.io.notify import notify
 from rcm_daemon.io.state_dir import StateDir
 from rcm_daemon.io.wakeup import Wakeup
 from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
 from rcm_daemon.questions import Questions
 from rcm_daemon.recording import Recording
+from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,8 @@ class Service:
             self._pseudonyms = Pseudonyms(self._state_dir.salt())
             self._endpoints = Endpoints(settings)
             undo.callback(self._endpoints.abort)
+            self._vitals = Vitals(settings, self._endpoints.door)
+            undo.callback(self._vitals.close)
             journal = open_journal(settings.state_dir)
             self._publishing = Publishing(
                 self._endpoints.results,
@@ -101,7 +103,7 @@ class Service:
             undo.callback(self._recording.close, ())
             self._await_bundles()
             undo.pop_all()
-        health = Health(
+        self._health = Health(
             self._counts,
             self._ledger,
             self._inference,
@@ -109,10 +111,11 @@ class Service:
             self._recording,
             self._publishing,
             self._endpoints.door,
+            self._vitals,
             self._lifecycle,
         )
         control = self._endpoints.control
-        self._questions = Questions(control, self._publishing, self._bundles, health.fields)
+        self._questions = Questions(control, self._publishing, self._bundles, self._health.fields)
 
     def run(self) -> None:
         """Serve until told to stop, then finish the slices in hand.
@@ -124,7 +127,7 @@ class Service:
         """
         self._endpoints.connect_slices()
         self._restore()
-        notify("READY=1")
+        self._vitals.ready()
         bundle = self._bundles.active_source
         log.info(
             "ready",
@@ -141,7 +144,7 @@ class Service:
         while True:
             n_waiting = self._inference.n_waiting
             if self._lifecycle.draining and drain_until_s is None:
-                notify("STOPPING=1")
+                self._vitals.stopping()
                 drain_until_s = time.monotonic() + self._settings.drain_timeout_s
             if drain_until_s is not None:
                 is_done = not n_waiting and self._recording.is_settled
@@ -158,8 +161,9 @@ class Service:
         others = (self._wakeup, self._inference)
         ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
         endpoints.keep_watch()
-        if endpoints.door.is_alive:
-            notify("WATCHDOG=1")
+        self._vitals.beat(
+            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
+        )
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         if self._lifecycle.hung_up:
@@ -288,6 +292,7 @@ class Service:
     # --- inference ---
 
     def _on_outcome(self, desk: Desk, outcome: Outcome) -> None:
+        self._counts.n_done += isinstance(outcome, Embedded | Labelled | Unusable)
         match outcome:
             case Embedded():
                 self._recording.embedded(outcome.stack, outcome.new)
@@ -307,7 +312,10 @@ class Service:
     def _on_labelled(self, outcome: Labelled) -> None:
         estimate = estimate_from(outcome.partial, outcome.probabilities)
         self._ledger.labelled(outcome.stack, outcome.partial, estimate)
-        self._publish(outcome.stack, outcome.newest.latency(time.monotonic_ns()))
+        latency = outcome.newest.latency(time.monotonic_ns())
+        if latency.total_ms:
+            self._vitals.observe(latency)
+        self._publish(outcome.stack, latency)
 
     def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
         """Refuse a slice that had been accepted."""
@@ -364,6 +372,7 @@ class Service:
     # --- signals ---
 
     def _read_settings_again(self) -> None:
+        self._vitals.reloading()
         new = self._settings = self._lifecycle.read_again(self._settings)
         self._ledger.idle_timeout_s = new.idle_timeout_s
         self._ledger.max_instruments = new.max_instruments
@@ -371,6 +380,7 @@ class Service:
         self._recording.writer.keep_days = new.journal_keep_days
         self._recording.writer.max_bytes = new.journal_max_mb * 1_000_000
         logging.getLogger().setLevel(new.log_level.upper())
+        self._vitals.ready()
 
     def _patience_ms(self) -> int:
         due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
@@ -381,6 +391,7 @@ class Service:
         n_left = self._inference.n_waiting
         self._inference.close_all()
         self._recording.close(self._ledger.open_stacks())
+        self._vitals.close()
         self._endpoints.close()
         self._wakeup.close()
         self._state_dir.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,6 +44,12 @@ def _endpoint(value: str) -> str:
         ):
             raise ValueError("a tcp endpoint reads tcp://HOST:PORT with a port below 65536")
     return value
+
+
+def _host_port(value: str) -> str:
+    if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", value):
+        raise ValueError("an address reads HOST:PORT")
+    return _endpoint(f"tcp://{value}").removeprefix("tcp://") if value else value
 
 
 def _words(value: object) -> object:
@@ -115,6 +122,8 @@ class Settings(BaseSettings):
     """Serve endpoints that are not loopback although nothing on them is encrypted or authenticated."""
     pseudonymise: bool = False
     """Publish pseudonyms for stack and run ids and no texts of refusals, as logs and metrics always do."""
+    metrics_bind: Annotated[str, AfterValidator(_host_port)] = ""
+    """Where Prometheus metrics are served over HTTP, as HOST:PORT; empty = nowhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged."""
 
@@ -144,6 +153,13 @@ class Settings(BaseSettings):
             faults.append(
                 f"{', '.join(locked)} needs a key, {why}, and {self.keys_dir} has no {self.key}.secret: "
                 f"rcm-daemon keys new {self.key} makes one; allow_unencrypted_remote = true does without"
+            )
+        if self.metrics_bind and not (
+            self.allow_unencrypted_remote or is_loopback(f"tcp://{self.metrics_bind}")
+        ):
+            faults.append(
+                f"metrics_bind {self.metrics_bind} is not loopback and metrics are not encrypted: "
+                "set allow_unencrypted_remote = true to serve them all the same"
             )
         controllers = [e for e in self.slices_connect if self.is_encrypted(e)]
         if controllers and len(self.controller_keys) not in (1, len(self.slices_connect)):

@@ -148,3 +148,21 @@ def test_the_example_file_holds_the_defaults():
     assert load_settings(example, {}) == load_settings(None, {})
     text = example.read_text()
     assert all(f"{name} = " in text for name in Settings.model_fields)
+
+
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize("bind", ["0.0.0.0:9781", "10.0.0.1:9781", "example.org:9781", "127.example.org:1"])
+def test_metrics_are_for_this_machine_unless_told_otherwise(bind):
+    (fault,) = faults(metrics_bind=bind)
+    assert "is not loopback and metrics are not encrypted" in fault
+    assert load_settings(None, {"metrics_bind": bind, "allow_unencrypted_remote": True}).metrics_bind == bind
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:9781", "[::1]:9781", "localhost:9781", ""])
+def test_metrics_on_loopback(bind):
+    assert load_settings(None, {"metrics_bind": bind}).metrics_bind == bind
+
+
+@pytest.mark.parametrize("bind", ["9781", "127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:80"])
+def test_metrics_bind_reads_host_and_port(bind):
+    assert faults(metrics_bind=bind)[0].startswith("metrics_bind: ")
