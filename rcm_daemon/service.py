@@ -33,6 +33,7 @@ from rcm_daemon.inference import (
     Unusable,
 )
 from rcm_daemon.io.journal_salvage import open_journal
+from rcm_daemon.io.journal_writer import JournalWriter
 from rcm_daemon.io.state_dir import StateDir
 from rcm_daemon.io.wakeup import Wakeup
 from rcm_daemon.lifecycle import Lifecycle
@@ -99,7 +100,9 @@ class Service:
             )
             self._publishing.recall(journal.newest_results(settings.n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
-            self._recording = Recording(self._ledger, journal, self._wakeup.wake, keep_days, max_bytes)
+            writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
+            self._recording = Recording(self._ledger, journal, writer)
+            writer.start()
             undo.callback(self._recording.close, ())
             self._await_bundles()
             undo.pop_all()

@@ -270,7 +270,8 @@ class Journal:
             n_forgotten += self._forget([n for (n,) in self._db.execute(oldest)])
         self._db.execute("DELETE FROM instrument WHERE time_s < ?", (older_than_s,))
         if n_forgotten:
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            # One step frees one page; execute() takes only the first step of what gives no rows.
+            self._db.executescript("PRAGMA incremental_vacuum")
         return n_forgotten
 
     def _forget(self, numbers: list[int]) -> int:

@@ -34,7 +34,7 @@ PATIENCE_S = 120.0
 
 @dataclass
 class KillReport:
-    """What came of it; seconds from a kill to the next acknowledgement, or to the next worker's first slice."""
+    """What came of it; seconds from a kill to the next acknowledgement, or the next worker's first slice."""
 
     n_daemon_kills: int = 0
     n_worker_kills: int = 0
