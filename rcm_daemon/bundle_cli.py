@@ -3,11 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # typer reads annotations
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Sign model bundles.", no_args_is_help=True)
+from rcm_daemon.keys_cli import KeysDirOption, keys_folder
+
+app = typer.Typer(help="Sign model bundles; list and activate those served.", no_args_is_help=True)
+
+ControlOption = Annotated[str, typer.Option("--control", metavar="EP", help="The daemon's control socket.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
+]
+ServerKeyOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
+]
+DEFAULT_CONTROL = "tcp://127.0.0.1:6782"
+ACTIVATION_S = 130.0  # longer than a worker may take to open a bundle
+
+
+def _ask(
+    control: str,
+    request: dict[str, Any],
+    patience_s: float,
+    key: str | None,
+    server_key: str,
+    keys_dir: Path | None,
+) -> dict[str, Any]:
+    from rcm_daemon.io.asking import ask
+    from rcm_daemon.io.curve import client_of
+
+    curve = client_of(keys_folder(keys_dir), key, server_key) if key is not None else None
+    return ask(control, request, patience_s, curve)
+
+
+@app.command("list")
+def list_(
+    control: ControlOption = DEFAULT_CONTROL,
+    key: KeyOption = None,
+    server_key: ServerKeyOption = "daemon",
+    keys_dir: KeysDirOption = None,
+) -> None:
+    """List the bundles a running daemon can activate; the active one is marked."""
+    answer = _ask(control, {"htype": "list_bundles"}, 10.0, key, server_key, keys_dir)
+    for name in answer["bundles"]:
+        print(f"{'*' if name == answer['active'] else ' '} {name}")
+
+
+@app.command()
+def activate(
+    bundle: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="As `bundle list` names it.")],
+    control: ControlOption = DEFAULT_CONTROL,
+    key: KeyOption = None,
+    server_key: ServerKeyOption = "daemon",
+    keys_dir: KeysDirOption = None,
+) -> None:
+    """Have stacks that open from now on labelled with another bundle; a bad one is refused."""
+    request = {"htype": "activate_bundle", "bundle": bundle}
+    answer = _ask(control, request, ACTIVATION_S, key, server_key, keys_dir)
+    print(f"{answer['bundle']} {answer['bundle_digest']}")
 
 
 @app.command()

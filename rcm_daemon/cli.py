@@ -40,6 +40,9 @@ SeriesOption = Annotated[
 KeyOption = Annotated[
     str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
 ]
+ServerKeyOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
+]
 UnencryptedOption = Annotated[
     bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
 ]
@@ -165,6 +168,13 @@ def simulate(
     bind: Annotated[
         str, typer.Option(metavar="EP", help="Where to publish slices.")
     ] = "tcp://127.0.0.1:6780",
+    transport: Annotated[
+        Literal["pub", "dealer"],
+        typer.Option(help="Publish slices, or send each until the daemon has acknowledged it."),
+    ] = "pub",
+    connect: Annotated[
+        str, typer.Option(metavar="EP", help="The daemon's acknowledged ingest, for --transport dealer.")
+    ] = "tcp://127.0.0.1:6783",
     fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Slices a second.")] = 10.0,
     stacks: Annotated[
         int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")
@@ -176,16 +186,20 @@ def simulate(
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
     key: KeyOption = None,
+    server_key: ServerKeyOption = "daemon",
     keys_dir: KeysDirOption = None,
     unencrypted: UnencryptedOption = False,
 ) -> None:
-    """Be the microscope: publish a recorded stack or phantoms, once somebody listens.
+    """Be the microscope: send a recorded stack or phantoms, once somebody listens.
 
-    With --key only daemons whose key is allowed in the folder of keys may listen.
+    With --key the connection is encrypted: only daemons whose key is allowed in the folder of keys may
+    listen, and with --transport dealer only the one with the key --server-key is talked to.
     """
     from rcm_daemon.microscope import Place, simulate_phantoms, simulate_recorded
 
-    place = Place(bind, instrument, keys_folder(keys_dir), key)
+    acknowledged = transport == "dealer"
+    endpoint = connect if acknowledged else bind
+    place = Place(endpoint, instrument, keys_folder(keys_dir), key, acknowledged, server_key)
     place.check(allow_unencrypted_remote=unencrypted)
     if source == "phantom":
         pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
@@ -215,9 +229,7 @@ def watch(
         str, typer.Argument(metavar="[EP]", help="Results of a daemon.")
     ] = "tcp://127.0.0.1:6781",
     key: KeyOption = None,
-    server_key: Annotated[
-        str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
-    ] = "daemon",
+    server_key: ServerKeyOption = "daemon",
     keys_dir: KeysDirOption = None,
     unencrypted: UnencryptedOption = False,
 ) -> None:
@@ -251,6 +263,37 @@ def check(
         print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def stacks(
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", envvar="RCM_STATE_DIR", help="The daemon's own folder.")
+    ] = None,
+    instrument: Annotated[str | None, typer.Option(help="Only stacks of this instrument.")] = None,
+    stack_id: Annotated[
+        str | None, typer.Option("--stack", metavar="ID", help="Only stacks of this id.")
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write the final message of each as JSON lines."),
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write a row a slice of each.")] = None,
+) -> None:
+    """List the stacks of a daemon's journal, or export their results; the daemon may be running."""
+    from rcm_daemon.settings import default_state_dir
+    from rcm_daemon.stacks import read_stacks, table, write_csv, write_json
+
+    def is_wanted(of_instrument: str, of_id: str) -> bool:
+        return of_instrument == (instrument or of_instrument) and of_id == (stack_id or of_id)
+
+    found = read_stacks(state_dir or default_state_dir(), is_wanted)
+    if json_file is not None:
+        write_json(found, json_file)
+    if csv is not None:
+        write_csv(found, csv)
+    if json_file is None and csv is None:
+        print("\n".join(table(found)))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcm_daemon.bundle.supervisor import COMMAND, Answer, Died, Ready, Supervisor
+from rcm_daemon.core.message import Latency
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 
@@ -55,6 +56,17 @@ class NewSlice:
     started_ns: int = 0
     finished_ns: int = 0
     n_kills: int = 0
+
+    def latency(self, now_ns: int) -> Latency:
+        """Return the parts of its way until now; nothing where it was received before a restart."""
+        if not self.received_ns:
+            return Latency()
+        return Latency(
+            wait_ms=(self.started_ns - self.received_ns) / 1e6,
+            embed_ms=(self.finished_ns - self.started_ns) / 1e6,
+            label_ms=(now_ns - self.finished_ns) / 1e6,
+            total_ms=(now_ns - self.received_ns) / 1e6,
+        )
 
 
 @dataclass

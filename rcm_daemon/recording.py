@@ -18,16 +18,16 @@ from rcm_daemon.core.account import (
 from rcm_daemon.core.commit_order import CommitOrder, Entry
 from rcm_daemon.core.instrument import MAX_ENDED_WITH_SLICES, Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
-from rcm_daemon.io.journal_writer import JournalWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from rcm_daemon.core.account import Row
     from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.core.ledger import Ledger
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
     from rcm_daemon.io.journal import Journal
+    from rcm_daemon.io.journal_writer import JournalWriter
 
 MAX_UNWRITTEN = 20_000
 """With so much that cannot be written no further slices are read, so that memory stays bounded."""
@@ -55,13 +55,15 @@ class Recording:
 
     Parameters
     ----------
-    wake
-        Called from another thread when `advance` has something to do.
+    ledger
+        Is filled from the journal.
+    journal
+        Read here, then left to the writer.
+    writer
+        Writes a batch of rows at a time.
     """
 
-    def __init__(
-        self, ledger: Ledger, journal: Journal, wake: Callable[[], None], keep_days: float, max_bytes: int
-    ) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, writer: JournalWriter) -> None:
         self._ledger = ledger
         self._order = CommitOrder()
         self._refusals: dict[int, _Written] = {}
@@ -69,7 +71,7 @@ class Recording:
         self._replies: list[Reply] = []  # of the batch that is being written
         self.restored = self._restore(journal)
         self.n_damaged = journal.n_damaged
-        self.writer = JournalWriter(journal, wake, keep_days, max_bytes)
+        self.writer = writer
 
     @property
     def has_room(self) -> bool:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from rcm_daemon import __version__
 from rcm_daemon.bundles import Bundles
 from rcm_daemon.core.acknowledgement import Reply
 from rcm_daemon.core.admission import check_instrument, may_account, origin_of
-from rcm_daemon.core.control import (
-    CONTROL_SCHEMA,
-    ActivateBundle,
-    GetHealth,
-    GetState,
-    ListBundles,
-    Request,
-)
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency
 from rcm_daemon.core.pipeline import estimate_from
@@ -29,7 +19,7 @@ from rcm_daemon.core.records import Slice
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.wire import parse
 from rcm_daemon.endpoints import Endpoints
-from rcm_daemon.errors import BundleError
+from rcm_daemon.health import Counts, Health
 from rcm_daemon.inference import (
     Desk,
     Embedded,
@@ -43,10 +33,12 @@ from rcm_daemon.inference import (
     Unusable,
 )
 from rcm_daemon.io.journal_salvage import open_journal
+from rcm_daemon.io.journal_writer import JournalWriter
 from rcm_daemon.io.state_dir import StateDir
 from rcm_daemon.io.wakeup import Wakeup
 from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
+from rcm_daemon.questions import Questions
 from rcm_daemon.recording import Recording
 from rcm_daemon.vitals import Vitals
 
@@ -54,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
-    from rcm_daemon.io.control import Asker
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -85,9 +76,7 @@ class Service:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
-        self._n_messages = self._n_slices = self._n_done = 0
-        self._rejections: Counter[str] = Counter()
-        self._started_s = time.monotonic()
+        self._counts = Counts()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
@@ -111,10 +100,25 @@ class Service:
             )
             self._publishing.recall(journal.newest_results(settings.n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
-            self._recording = Recording(self._ledger, journal, self._wakeup.wake, keep_days, max_bytes)
+            writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
+            self._recording = Recording(self._ledger, journal, writer)
+            writer.start()
             undo.callback(self._recording.close, ())
             self._await_bundles()
             undo.pop_all()
+        self._health = Health(
+            self._counts,
+            self._ledger,
+            self._inference,
+            self._bundles,
+            self._recording,
+            self._publishing,
+            self._endpoints.door,
+            self._vitals,
+            self._lifecycle,
+        )
+        control = self._endpoints.control
+        self._questions = Questions(control, self._publishing, self._bundles, self._health.fields)
 
     def run(self) -> None:
         """Serve until told to stop, then finish the slices in hand.
@@ -160,7 +164,9 @@ class Service:
         others = (self._wakeup, self._inference)
         ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
         endpoints.keep_watch()
-        self._vitals.beat(time.monotonic(), self._inference.n_waiting, self._n_done, self._health)
+        self._vitals.beat(
+            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
+        )
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         if self._lifecycle.hung_up:
@@ -168,7 +174,10 @@ class Service:
         if endpoints.results.socket in ready:
             endpoints.results.serve_subscriptions()
         if endpoints.control.socket in ready:
-            self._on_request()
+            try:
+                self._questions.serve()
+            except Rejection as rejection:
+                self._note_refusal(rejection)
         for socket, key in endpoints.slices.items():
             if socket in ready:
                 self._on_frames(socket.recv_multipart(copy=False), key)
@@ -221,7 +230,7 @@ class Service:
     def _on_frames(self, frames: list[Any], key: bytes | None, peer: bytes = b"") -> None:
         """Take in a message of the holder of `key` (None: not locked); `peer` is who is answered, if any."""
         received_ns = time.monotonic_ns()
-        self._n_messages += 1
+        self._counts.n_messages += 1
         bound = None
         try:
             bound = self._endpoints.door.instrument_of(key)
@@ -234,7 +243,7 @@ class Service:
                 self._note_refusal(rejection)
                 self._acknowledge(Reply.refusal(peer, rejection))
             return
-        self._n_slices += isinstance(message, Slice)
+        self._counts.n_slices += isinstance(message, Slice)
         try:
             outcome = self._ledger.accept(message, time.monotonic())
         except Rejection as rejection:
@@ -271,7 +280,7 @@ class Service:
             self._publish(reporting, Latency())
 
     def _note_refusal(self, rejection: Rejection) -> None:
-        self._rejections[rejection.rule.name] += 1
+        self._counts.refuse(rejection.rule)
         origin = rejection.origin
         # Stack ids can hold patients' names, and what was expected and got can quote them.
         stack = self._pseudonyms.of(origin.stack_id) if origin.stack_id else ""
@@ -286,7 +295,7 @@ class Service:
     # --- inference ---
 
     def _on_outcome(self, desk: Desk, outcome: Outcome) -> None:
-        self._n_done += isinstance(outcome, Embedded | Labelled | Unusable)
+        self._counts.n_done += isinstance(outcome, Embedded | Labelled | Unusable)
         match outcome:
             case Embedded():
                 self._recording.embedded(outcome.stack, outcome.new)
@@ -298,8 +307,7 @@ class Service:
             case Opened():
                 if (activation := self._bundles.opened(desk, outcome.bundle)) is not None:
                     self._ledger.bundle_digest = self._bundles.active_digest
-                    fields = {"bundle": activation.name, "bundle_digest": self._bundles.active_digest}
-                    self._answer(activation.asker, "activated", **fields)
+                    self._questions.activated(activation)
                     self._retire()
             case NotOpened():
                 self._on_not_opened(desk, outcome.refused or outcome.reason)
@@ -307,15 +315,8 @@ class Service:
     def _on_labelled(self, outcome: Labelled) -> None:
         estimate = estimate_from(outcome.partial, outcome.probabilities)
         self._ledger.labelled(outcome.stack, outcome.partial, estimate)
-        newest, now_ns = outcome.newest, time.monotonic_ns()
-        latency = Latency()
-        if newest.received_ns:  # else it was received before a restart
-            latency = Latency(
-                wait_ms=(newest.started_ns - newest.received_ns) / 1e6,
-                embed_ms=(newest.finished_ns - newest.started_ns) / 1e6,
-                label_ms=(now_ns - newest.finished_ns) / 1e6,
-                total_ms=(now_ns - newest.received_ns) / 1e6,
-            )
+        latency = outcome.newest.latency(time.monotonic_ns())
+        if latency.total_ms:
             self._vitals.observe(latency)
         self._publish(outcome.stack, latency)
 
@@ -331,7 +332,7 @@ class Service:
         activation = self._bundles.not_opened(desk)
         if activation is not None:
             log.error("bundle refused", extra={"bundle": activation.name, "reason": complaint})
-            self._endpoints.control.refuse(activation.asker, complaint)
+            self._questions.not_activated(activation, complaint)
             return
         log.error("bundle of open stacks cannot be served again", extra={"reason": complaint})
         for stack in stranded:
@@ -342,7 +343,7 @@ class Service:
         detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
         log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
         for index in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
-            self._rejections[Rule.BUNDLE_GONE.name] += 1
+            self._counts.refuse(Rule.BUNDLE_GONE)
             self._recording.settle_refused(stack, index, detail)
         self._recording.note(stack.instrument, [stack])
         self._publish(stack, Latency())
@@ -370,69 +371,6 @@ class Service:
 
     def _retire(self) -> None:
         self._bundles.retire({stack.bundle_digest for stack in self._ledger.open_stacks()})
-
-    # --- control ---
-
-    def _on_request(self) -> None:
-        try:
-            asked = self._endpoints.control.receive()
-        except Rejection as rejection:
-            self._note_refusal(rejection)
-            return
-        if asked is not None:
-            self._serve(*asked)
-
-    def _serve(self, asker: Asker, request: Request) -> None:
-        match request:
-            case GetState():
-                stacks = [m.model_dump(by_alias=True) for m in self._publishing.newest(request.stack_id)]
-                self._answer(asker, "state", seq=self._publishing.seq, stacks=stacks)
-            case GetHealth():
-                self._answer(asker, "health", **self._health())
-            case ListBundles():
-                self._answer(
-                    asker, "bundles", bundles=self._bundles.names(), active=self._bundles.active_name
-                )
-            case ActivateBundle():
-                try:
-                    self._bundles.begin_activation(request.bundle, asker)
-                except BundleError as error:
-                    self._endpoints.control.refuse(asker, str(error))
-
-    def _answer(self, asker: Asker, htype: str, **fields: Any) -> None:
-        self._endpoints.control.answer(asker, {"htype": htype, "schema": CONTROL_SCHEMA, **fields})
-
-    def _health(self) -> dict[str, Any]:
-        source = self._bundles.active_source
-        fault = self._recording.writer.fault
-        door = self._endpoints.door
-        state = "not recording" if fault else "serving"
-        return {
-            "ready": self._vitals.is_sound and not fault,
-            "state": "draining" if self._lifecycle.draining else state,
-            "n_messages": self._n_messages,
-            "n_slices": self._n_slices,
-            "n_rejected": self._rejections.total(),
-            "n_lost": self._ledger.n_lost_now,
-            "provider": source.provider,
-            "bundle_name": source.bundle_name,
-            "bundle_digest": source.bundle_digest,
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
-            "daemon_version": __version__,
-            "n_waiting": self._inference.n_waiting,
-            "n_open_stacks": self._publishing.n_open,
-            "n_cnn_runs": self._inference.n_embedded,
-            "n_worker_restarts": self._inference.n_restarts,
-            "worker_pid": self._bundles.active.supervisor.pid,
-            "journal_fault": fault,
-            "n_unwritten": self._recording.n_unwritten,
-            "n_damaged": self._recording.n_damaged,
-            "settings_fault": self._lifecycle.fault,
-            "rejected_rule": sorted(k for k, n in self._rejections.items() if n),
-            "rejected_count": [self._rejections[k] for k in sorted(self._rejections) if self._rejections[k]],
-            "refused_connection": [f"{name}/{reason}" for name, reason in sorted(door.refused)],
-            "refused_count": [door.refused[which] for which in sorted(door.refused)],
-        }
 
     # --- signals ---
 

@@ -125,14 +125,14 @@ def main() -> None:
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))
-    while request := channel.recv(MAX_MESSAGE_BYTES):
-        try:
+    try:
+        while request := channel.recv(MAX_MESSAGE_BYTES):
             channel.send(answer(networks, memory, request))
-        except DeviceError as error:
-            print(f"worker: {error}", file=sys.stderr, flush=True)
-            os._exit(EXIT_DEVICE)
-        except BrokenPipeError:
-            return
+    except DeviceError as error:
+        print(f"worker: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_DEVICE)
+    except ConnectionError:
+        return  # the daemon is gone
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ JOURNAL_FILE = "journal.db"
 FORMAT = 1
 TABLES = {
     "instrument": ("name", "account", "time_s"),
-    "stack": ("number", "account", "opened_s"),
+    "stack": ("number", "account", "time_s"),
     "result": ("number", "message", "time_s"),
     "slice": ("number", "idx", "z_um", "fingerprint", "weight", "flags", "embedding"),
     "rejection": ("number", "ordinal", "idx", "reason"),
@@ -247,6 +247,12 @@ class Journal:
             embedded.append(EmbeddedSlice(int(index), float(z_um), embedding, float(weight), words))
         return received, embedded, self.n_damaged - before
 
+    def n_slices(self, number: int) -> int:
+        """Return how many slices of an acquisition are there, without looking at them."""
+        query = "SELECT count(*) FROM slice WHERE number=?"
+        (n,) = self._db.execute(query, (number,)).fetchone()
+        return int(n)
+
     def rejections(self, number: int) -> list[RejectionRow]:
         """Return an acquisition's listed refusals, in order."""
         found = sorted(self.rows("rejection", number), key=lambda row: int(row[1]))
@@ -264,7 +270,8 @@ class Journal:
             n_forgotten += self._forget([n for (n,) in self._db.execute(oldest)])
         self._db.execute("DELETE FROM instrument WHERE time_s < ?", (older_than_s,))
         if n_forgotten:
-            self._db.execute("PRAGMA incremental_vacuum").fetchall()
+            # One step frees one page; execute() takes only the first step of what gives no rows.
+            self._db.executescript("PRAGMA incremental_vacuum")
         return n_forgotten
 
     def _forget(self, numbers: list[int]) -> int:

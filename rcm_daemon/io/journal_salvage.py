@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rcm_daemon")
 
+MAX_PADDED_BYTES = 1 << 40
 MAX_UNREADABLE_ROWS = 100_000
 """So many row numbers in a row may be unreadable before the rest of a table is given up."""
 
@@ -52,9 +53,20 @@ def _put_aside(path: Path) -> Path:
     return aside
 
 
+def _pad(path: Path) -> None:
+    """Make a file that was cut short as long as its header says; SQLite would not read any of it else."""
+    with path.open("r+b") as file:
+        header = file.read(32)
+        page_size = int.from_bytes(header[16:18], "big")
+        n_bytes = int.from_bytes(header[28:32], "big") * (65_536 if page_size == 1 else page_size)
+        if header.startswith(b"SQLite format 3") and path.stat().st_size < n_bytes <= MAX_PADDED_BYTES:
+            file.truncate(n_bytes)
+
+
 def _salvage(aside: Path, path: Path) -> Journal:
     journal = Journal(path)
     journal.n_damaged += 1
+    _pad(aside)
     source = sqlite3.connect(aside)
     try:
         for table, columns in TABLES.items():

@@ -27,7 +27,7 @@ class JournalWriter:
     Parameters
     ----------
     journal
-        Used by this thread alone until `close` has returned.
+        Used by the thread alone from `start` on.
     wake
         Called from the thread when a batch is on disk, or when writing fails or works again.
     keep_days, max_bytes
@@ -51,6 +51,9 @@ class JournalWriter:
         self._is_busy = False
         self._next_prune_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    def start(self) -> None:
+        """Take the journal over; until then it may be used by others."""
         self._thread.start()
 
     @property
@@ -76,7 +79,8 @@ class JournalWriter:
         """Stop after the batch in hand; one that cannot be written is given up."""
         self._closing.set()
         self._batches.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._journal.close()
 
     def _run(self) -> None:

@@ -55,7 +55,13 @@ class Daemon:
     program: tuple[str, ...] = ("-m", "rcm_daemon")
 
     def __init__(
-        self, folder: Path, bundle: Path, *options: str, locks: Locks | None = None, **environment: str
+        self,
+        folder: Path,
+        bundle: Path,
+        *options: str,
+        locks: Locks | None = None,
+        await_ready: bool = True,
+        **environment: str,
     ) -> None:
         self.slices, self.results, self.control = free_endpoint(), free_endpoint(), free_endpoint()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -68,7 +74,8 @@ class Daemon:
         command += ["--control-bind", self.control, "--state-dir", str(folder / "state"), *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
-        assert self.ask({"htype": "get_health"})["ready"] is True
+        if await_ready:
+            assert self.ask({"htype": "get_health"})["ready"] is True
 
     def ask(self, request: Any) -> dict[str, Any]:
         """Send one request; the answer comes once the daemon serves."""
@@ -81,6 +88,10 @@ class Daemon:
             requester.send(raw)
             assert requester.poll(PATIENCE_MS), self.log.read_text()
             return json.loads(requester.recv())
+
+    def kill(self) -> None:
+        """End it as a power cut would; its state folder stays for the next one."""
+        self.stop(signal.SIGKILL)
 
     def subscribe(self, topic: bytes = b"strata.") -> Subscriber:
         subscriber = Subscriber(self.context, self.results, topic, self.locks)
