@@ -11,7 +11,7 @@ import typer
 from rcm_daemon import __version__
 from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
-from rcm_daemon.keys_cli import KeysDirOption, keys_folder
+from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
 from rcm_daemon.keys_cli import app as keys_app
 
 app = typer.Typer(
@@ -36,15 +36,6 @@ ZStepOption = Annotated[
 PitchOption = Annotated[float | None, typer.Option("--pixel-size-um", metavar="X", help="Pitch, um a pixel.")]
 SeriesOption = Annotated[
     int | None, typer.Option("--series", metavar="N", help="Which series of a file that has several, from 0.")
-]
-KeyOption = Annotated[
-    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
-]
-ServerKeyOption = Annotated[
-    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
-]
-UnencryptedOption = Annotated[
-    bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
 ]
 
 

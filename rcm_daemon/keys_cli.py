@@ -15,6 +15,15 @@ KeysDirOption = Annotated[
         metavar="DIR", envvar="RCM_KEYS_DIR", help="Folder of keys; default: ~/.config/rcm-daemon/keys."
     ),
 ]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
+]
+ServerKeyOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
+]
+UnencryptedOption = Annotated[
+    bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, - and _.")]
 
 

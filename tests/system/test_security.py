@@ -13,9 +13,10 @@ import textwrap
 
 import pytest
 import zmq
-from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
+from harness import PATIENCE_MS, Daemon, Locks, bind_when_free, free_endpoint
 from sender import Sender, picture
 from tiny_bundle import FIELD, write_bundle
+from unit_file import Manager
 
 from rcm_daemon.bundle.signature import new_signing_key
 from rcm_daemon.bundle.verify import sign_bundle
@@ -149,14 +150,13 @@ def test_a_controller_that_is_not_the_one_whose_key_is_allowed_gets_no_connectio
             impostor.linger = 0
             secure(impostor)
             monitor = impostor.get_monitor_socket(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            impostor.bind(daemon.slices)
+            bind_when_free(impostor, daemon.slices)
             assert monitor.poll(PATIENCE_MS)
             event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
             assert event != zmq.EVENT_HANDSHAKE_SUCCEEDED
             assert not impostor.poll(0)
             impostor.disable_monitor()
             monitor.close()
-            impostor.unbind(daemon.slices)
     assert daemon.ask({"htype": "get_health"})["n_messages"] == 0
     Stream(daemon).goes_on()  # the right one finds the daemon there
 
@@ -254,10 +254,8 @@ def test_a_dead_authenticator_lets_nobody_in_and_trips_the_watchdog(tmp_path, bu
     program = tmp_path / "dying.py"
     program.write_text(textwrap.dedent(DYING))
     monkeypatch.setattr(Daemon, "program", (str(program),))
-    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    manager.bind(str(tmp_path / "notify"))
-    manager.settimeout(30)
-    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(tmp_path / "notify"))
+    manager = Manager(tmp_path / "notify")
+    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(manager.path))
     stream = Stream(daemon)
     stream.goes_on()
     requester = daemon.context.socket(zmq.REQ)  # it asks over a connection from before
@@ -272,20 +270,16 @@ def test_a_dead_authenticator_lets_nobody_in_and_trips_the_watchdog(tmp_path, bu
     requester.send(b'{"htype": "get_health"}')
     health = json.loads(requester.recv())
     assert health["ready"] is False
-    manager.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        while True:
-            manager.recv(4096)
-    manager.settimeout(2.5)  # the loop turns once a second at least
+    manager.drain()
+    manager.socket.settimeout(2.5)  # the loop turns once a second at least
     stream.goes_on()
     with pytest.raises(TimeoutError):
-        while manager.recv(4096) != b"WATCHDOG=1":
-            pass
+        manager.until("WATCHDOG=1")
     log = daemon.log.read_text()
     assert "the authenticator died" in log
     assert refused_in_log(log) >= 1
     requester.close(linger=0)
-    manager.close()
+    manager.socket.close()
     assert daemon.stop() == 0
 
 
@@ -309,8 +303,8 @@ def test_a_damaged_allow_list_lets_nobody_new_in_and_is_no_reason_to_stop(daemon
 @pytest.mark.hazard("H55")
 def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundle, locks):
     n_open = 400
-
-    daemon = Daemon(tmp_path, bundle, locks=locks)
+    manager = Manager(tmp_path / "notify")
+    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(manager.path))
     resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (256, 256))
     stream = Stream(daemon)
     stream.goes_on()
@@ -325,6 +319,8 @@ def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundl
             if number % 40 == 0:
                 stream.goes_on()
         stream.goes_on()
+        manager.drain()
+        manager.until("WATCHDOG=1")  # although no descriptor is left
     finally:
         for intruder in flood:
             intruder.close()
@@ -332,6 +328,7 @@ def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundl
     assert daemon.ask({"htype": "get_health"})["n_lost"] == 0
     assert "connections refused" in daemon.log.read_text()
     assert daemon.stop() == 0
+    manager.socket.close()
 
 
 def test_watch_and_simulate_with_keys(daemon, locks):
