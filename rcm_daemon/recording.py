@@ -16,7 +16,7 @@ from rcm_daemon.core.account import (
     restore_stack,
 )
 from rcm_daemon.core.commit_order import CommitOrder, Entry
-from rcm_daemon.core.instrument import MAX_ENDED_WITH_SLICES, Instrument
+from rcm_daemon.core.instrument import Ended, Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.account import Row
     from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.core.ledger import Ledger
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
     from rcm_daemon.io.journal import Journal
     from rcm_daemon.io.journal_writer import JournalWriter
 
@@ -177,7 +177,6 @@ class Recording:
         has_result = journal.has_result()
         accounts = sorted(journal.stacks().items())
         last = {fields["instrument"]: number for number, fields in accounts}
-        recent = {number for number, _ in accounts[-MAX_ENDED_WITH_SLICES:]}
         restored = []
         for number, fields in accounts:
             known = self._ledger.instrument(fields["instrument"])
@@ -185,22 +184,20 @@ class Recording:
                 known = Instrument(fields["run_id"])
                 self._ledger.adopt(fields["instrument"], known)
             goes_on = number not in has_result or number == last[fields["instrument"]]
-            received: dict[int, Received] = {}
-            embedded: list[EmbeddedSlice] = []
-            n_damaged = 0
-            if goes_on or number in recent:
-                received, embedded, n_damaged = journal.slices(number)
+            if not goes_on:
+                known.remember(fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s)))
+                continue
+            received, embedded, n_damaged = journal.slices(number)
             refusals = journal.rejections(number)
             stack = restore_stack(number, fields, received, refusals, now_s)
             if stack.ended == "open" and number != last[stack.instrument]:
                 stack.ended = "incomplete"  # its end is among what was damaged
             if stack.ended != "open":
                 known.note_ended(stack)
-            if not goes_on:
-                continue
             known.current = stack
             next_ordinal = max((row.ordinal for row in refusals), default=-1) + 1
             self._refusals[number] = _Written(len(refusals), next_ordinal)
+            known.forget_absent(number, received)
             for _ in range(n_damaged):
                 detail = "a slice that was stored is damaged on disk; it may be sent again"
                 origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id)

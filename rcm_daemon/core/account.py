@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rcm_daemon.core.instrument import Instrument
+from rcm_daemon.core.instrument import Instrument, Recent
 from rcm_daemon.core.numbering import Numbering
 from rcm_daemon.core.records import StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
@@ -35,6 +35,7 @@ class InstrumentRow:
     n_lost: int
     older_runs: tuple[tuple[str, int], ...]
     early_rejections: tuple[Rejection, ...]
+    recent: tuple[tuple[int, Recent], ...]
 
     @classmethod
     def of(cls, name: str, known: Instrument) -> InstrumentRow:
@@ -48,6 +49,7 @@ class InstrumentRow:
             numbering.n_lost,
             tuple(known.older_runs.items()),
             tuple(known.early_rejections),
+            tuple(known.recent.items()),
         )
 
     def to_fields(self) -> dict[str, Any]:
@@ -61,6 +63,10 @@ class InstrumentRow:
             "early_rejections": [
                 {"rule": r.rule.value, "detail": r.detail, "origin": vars(r.origin)}
                 for r in self.early_rejections
+            ],
+            "recent": [
+                [number, recent.digest.hex(), recent.is_conflict, recent.slice_]
+                for number, recent in self.recent
             ],
         }
 
@@ -78,6 +84,10 @@ class InstrumentRow:
                 Rejection(Rule(r["rule"]), r["detail"], Origin(**r["origin"]))
                 for r in fields["early_rejections"]
             ),
+            tuple(
+                (number, Recent(bytes.fromhex(mark), is_conflict, tuple(slice_) if slice_ else None))
+                for number, mark, is_conflict, slice_ in fields["recent"]
+            ),
         )
 
     def restore(self) -> Instrument:
@@ -90,6 +100,7 @@ class InstrumentRow:
             numbering,
             OrderedDict(self.older_runs),
             early_rejections=list(self.early_rejections),
+            recent=OrderedDict(self.recent),
         )
 
 

@@ -10,33 +10,42 @@ from rcm_daemon.core.numbering import Numbering
 from rcm_daemon.core.stack import digest
 
 if TYPE_CHECKING:
-    from rcm_daemon.core.records import SliceHeader
+    from collections.abc import Container
+
     from rcm_daemon.core.rejection import Rejection
-    from rcm_daemon.core.stack import Acquisition, Received, State
+    from rcm_daemon.core.stack import Acquisition, State
 
 MAX_RUNS_KEPT = 256
 MAX_ENDED_KEPT = 10_000
 MAX_EARLY_REJECTIONS = 100
-MAX_ENDED_WITH_SLICES = 64
-"""So many of an instrument's last ended stacks know their slices again: as many as may be in flight."""
+MAX_RECENT = 64
+"""So many of a run's last messages are known again: as many as a sender may have unanswered."""
 
 
 @dataclass(slots=True)
 class Ended:
-    """Enough of an ended stack to know its messages again; `received` while it is recent."""
+    """Enough of a stack that has ended to know its start and its end again, and to refuse the rest."""
 
     acquisition: int
     start: bytes | None
     end: bytes | None
     state: State
-    received: dict[int, Received] | None = None
 
     @classmethod
     def of(cls, stack: Acquisition) -> Ended:
         """Sum up an acquisition."""
         start = digest(stack.start) if stack.start is not None else None
         end = digest(stack.end) if stack.end is not None else None
-        return cls(stack.acquisition, start, end, stack.ended, stack.received)
+        return cls(stack.acquisition, start, end, stack.ended)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """A message that was taken: its digest, and for a slice the acquisition's number and the index."""
+
+    digest: bytes
+    is_conflict: bool = False
+    slice_: tuple[int, int] | None = None
 
 
 @dataclass
@@ -44,7 +53,8 @@ class Instrument:
     """One instrument's account; mutated by the ledger and nobody else.
 
     `older_runs` holds what each run before the present one had lost. `current` is the stack opened last;
-    `abandoned` ones may be reopened. `early_rejections` are of a stack that is not open yet.
+    `abandoned` ones may be reopened. `early_rejections` are of a stack that is not open yet. `recent` holds
+    the messages taken last, by number.
     """
 
     run_id: str
@@ -53,6 +63,7 @@ class Instrument:
     current: Acquisition | None = None
     ended: OrderedDict[str, Ended] = field(default_factory=OrderedDict)
     early_rejections: list[Rejection] = field(default_factory=list)
+    recent: OrderedDict[int, Recent] = field(default_factory=OrderedDict)
 
     @property
     def open(self) -> Acquisition | None:
@@ -66,6 +77,24 @@ class Instrument:
             self.older_runs.popitem(last=False)
         self.run_id = run_id
         self.numbering = Numbering()
+        self.recent.clear()
+
+    def take(self, number: int, recent: Recent) -> None:
+        """Remember a message that was taken."""
+        self.recent[number] = recent
+        if len(self.recent) > MAX_RECENT:
+            self.recent.popitem(last=False)
+
+    def forget(self, slice_: tuple[int, int]) -> None:
+        """Forget a slice that turned out unusable, so that it may be sent again."""
+        for number in [number for number, recent in self.recent.items() if recent.slice_ == slice_]:
+            del self.recent[number]
+
+    def forget_absent(self, number: int, indices: Container[int]) -> None:
+        """Forget the slices of an acquisition that are not among `indices` any more."""
+        for slice_ in [recent.slice_ for recent in self.recent.values() if recent.slice_ is not None]:
+            if slice_[0] == number and slice_[1] not in indices:
+                self.forget(slice_)
 
     def note_early(self, rejection: Rejection) -> None:
         """Keep a refusal for the stack that it names, should that open."""
@@ -84,19 +113,3 @@ class Instrument:
         self.ended[stack_id] = ended
         if len(self.ended) > MAX_ENDED_KEPT:
             self.ended.popitem(last=False)
-        for position, older in enumerate(reversed(self.ended.values())):
-            if position == MAX_ENDED_WITH_SLICES:
-                older.received = None
-                break
-
-    def took_before(self, header: SliceHeader, new: Received) -> bool:
-        """Whether a slice comes again that an ended stack had taken, not one of the present stack."""
-        ended = self.ended.get(header.stack_id)
-        if ended is None or ended.received is None or ended.received.get(header.index) != new:
-            return False
-        current = self.current
-        if current is None or current.stack_id != header.stack_id:
-            return True
-        if current.ended == "open" and current.acquisition > ended.acquisition:
-            return header.run_id == current.first_run_id and header.msg_number < current.first_msg_number
-        return current.ended != "abandoned"

@@ -7,10 +7,10 @@ Pure: it is given parsed messages and a monotonic time, and answers with what th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 from rcm_daemon.core.admission import origin_of
-from rcm_daemon.core.instrument import Instrument
+from rcm_daemon.core.instrument import Instrument, Recent
 from rcm_daemon.core.records import Heartbeat, Slice, StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.stack import Acquisition, Received, State, digest, fingerprint
@@ -108,13 +108,7 @@ class Ledger:
             if isinstance(message, Heartbeat):
                 outcome = self._heartbeat(known, message, now_s)
             else:
-                known.numbering.observe(header.msg_number)
-                if isinstance(message, StackStart):
-                    outcome = self._start(known, message, now_s)
-                elif isinstance(message, StackEnd):
-                    outcome = self._end(known, message, origin, now_s)
-                else:
-                    outcome = self._slice(known, message, origin, now_s)
+                outcome = self._counted(known, message, origin, now_s)
         except Rejection as rejection:
             self._note(rejection)
             raise
@@ -154,6 +148,7 @@ class Ledger:
         """Refuse an accepted slice that could not be embedded or labelled; it may be sent again."""
         acquisition.pending.discard(index)
         acquisition.received.pop(index, None)
+        self._instruments[acquisition.instrument].forget((acquisition.number, index))
         origin = Origin(acquisition.instrument, acquisition.run_id, -1, "slice", acquisition.stack_id, index)
         acquisition.note_rejection(Rejection(rule, detail, origin))
 
@@ -199,6 +194,31 @@ class Ledger:
         known.note_early(rejection)
         return None
 
+    def _counted(
+        self, known: Instrument, message: StackStart | StackEnd | Slice, origin: Origin, now_s: float
+    ) -> Outcome:
+        """Account for a message with a number of its own; one that is sent again does nothing."""
+        seen = known.numbering.observe(origin.msg_number) == "repeated"
+        picture = fingerprint(message) if isinstance(message, Slice) else b""
+        mark = digest(message, picture)
+        recent = known.recent.get(origin.msg_number) if seen else None
+        if recent is not None and recent.digest == mark:
+            status: Status = "conflict" if recent.is_conflict else "duplicate"
+            stack = known.current
+            if stack is None or stack.stack_id != origin.stack_id or not picture:
+                return Outcome(status)
+            stack.touched_s = now_s
+            return Outcome(status, changed=[stack])
+        if isinstance(message, StackStart):
+            outcome = self._start(known, message, now_s)
+        elif isinstance(message, StackEnd):
+            outcome = self._end(known, message, origin, now_s)
+        else:
+            outcome = self._slice(known, message, picture, origin, now_s)
+        slice_ = (outcome.embed.number, origin.index) if outcome.embed is not None else None
+        known.take(origin.msg_number, Recent(mark, outcome.status == "conflict", slice_))
+        return outcome
+
     def _heartbeat(self, known: Instrument, message: Heartbeat, now_s: float) -> Outcome:
         known.numbering.observe_highest(message.msg_number)
         if known.open is not None and message.stack_id == known.open.stack_id:
@@ -242,13 +262,12 @@ class Ledger:
             self._close(known, acquisition, "incomplete" if acquisition.missing_index else "complete")
         return Outcome(changed=[acquisition])
 
-    def _slice(self, known: Instrument, message: Slice, origin: Origin, now_s: float) -> Outcome:
+    def _slice(
+        self, known: Instrument, message: Slice, picture: bytes, origin: Origin, now_s: float
+    ) -> Outcome:
         header = message.header
         acquisition = known.current
         changed: list[Acquisition] = []
-        new = Received(header.z_um, fingerprint(message))
-        if known.took_before(header, new):
-            return Outcome("duplicate", changed=[acquisition] if _concerns(acquisition, header) else [])
         if acquisition is None or acquisition.stack_id != header.stack_id:
             self._refuse_ended(known, origin)
             changed = self._displace(known)
@@ -262,6 +281,7 @@ class Ledger:
         acquisition.touched_s = now_s
         acquisition.run_id = header.run_id
         seen = acquisition.received.get(header.index)
+        new = Received(header.z_um, picture)
         if seen == new:  # the sender that repeats is answered again with the same state
             return Outcome("duplicate", changed=[*changed, acquisition])
         if seen is not None:
@@ -321,10 +341,6 @@ class Ledger:
         if ended is not None:
             detail = f"{origin.htype} of {origin.stack_id!a}, which has ended ({ended.state})"
             raise Rejection(Rule.STACK_ENDED, detail, origin)
-
-
-def _concerns(acquisition: Acquisition | None, header: SliceHeader) -> TypeGuard[Acquisition]:
-    return acquisition is not None and acquisition.stack_id == header.stack_id
 
 
 def _starts_anew(acquisition: Acquisition, message: StackStart) -> bool:

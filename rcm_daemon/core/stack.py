@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rcm_daemon.core.records import Slice
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rcm_daemon.core.records import Slice, StackEnd, StackStart, StrataEstimate
+    from rcm_daemon.core.records import StackEnd, StackStart, StrataEstimate
     from rcm_daemon.core.rejection import Rejection
 
 StackKey = tuple[str, str, int]
@@ -81,9 +83,10 @@ def fingerprint(received: Slice) -> bytes:
     return digest.digest()
 
 
-def digest(message: StackStart | StackEnd) -> bytes:
-    """Return what tells a message from every other, so that the message itself need not be kept."""
-    return hashlib.sha256(message.model_dump_json(by_alias=True).encode()).digest()[:16]
+def digest(message: StackStart | StackEnd | Slice, picture: bytes = b"") -> bytes:
+    """Return what tells a message, of a slice with its fingerprint `picture`, from every other."""
+    header = message.header if isinstance(message, Slice) else message
+    return hashlib.sha256(header.model_dump_json(by_alias=True).encode() + picture).digest()[:16]
 
 
 @dataclass
