@@ -43,7 +43,7 @@ class Endpoints:
             self.door = Door(self._context, settings.keys_dir, settings.key if locked else None)
             self.results = ResultsSocket(self._bind_results(), self.door.allows)
             control = bind_control(self._context, settings.control_bind, self._lock(settings.control_bind))
-            self.control = ControlSocket(control, self.door.allows)
+            self.control = ControlSocket(control, self.door.allows, self.door.lets_operate)
             self.ingest: IngestSocket | None = None
             if settings.ingest_bind:
                 socket = bind_ingest(self._context, settings.ingest_bind, self._lock(settings.ingest_bind))

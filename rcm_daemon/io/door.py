@@ -149,6 +149,11 @@ class Door:
         """Whether the holder of a key may still be here; None is a socket that is not locked."""
         return key is None or self._allowed.find(key) is not None
 
+    def lets_operate(self, key: bytes | None) -> bool:
+        """Whether the holder of a key may change what is served."""
+        allowed = self._allowed.find(key) if key is not None else None
+        return key is None or (allowed is not None and allowed.operator)
+
     def instrument_of(self, key: bytes | None) -> str:
         """Return the instrument whose messages this key may send, `*` = any.
 

@@ -173,6 +173,13 @@ def test_a_key_sends_as_its_own_instrument_only(daemon):
     assert health["n_open_stacks"] == 1
 
 
+def test_only_an_operator_activates_bundles(daemon, locks):
+    request = {"htype": "activate_bundle", "bundle": "tiny@1.0.0"}
+    assert "--operator" in daemon.ask(request)["error"]
+    allow(locks.folder, "viewer", load_public_key(locks.folder, "viewer"), "", operator=True)
+    assert "--operator" not in str(daemon.ask(request))
+
+
 def test_a_key_without_an_instrument_sends_no_slices(tmp_path, bundle, locks):
     daemon = Daemon(tmp_path, bundle, locks=locks, RCM_CONTROLLER_KEYS="viewer")
     with daemon.context.socket(zmq.XPUB) as controller:
