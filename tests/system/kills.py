@@ -51,9 +51,7 @@ class KillReport:
         for what, seconds in (("daemon", self.daemon_s), ("worker", self.worker_s)):
             if seconds:
                 p50, p99 = np.percentile(seconds, [50, 99])
-                lines.append(
-                    f"from a kill of the {what} to the next acknowledgement: {p50:.2f} s p50, {p99:.2f} s p99"
-                )
+                lines.append(f"from a kill of the {what} to serving again: {p50:.2f} s p50, {p99:.2f} s p99")
         return "\n".join([*lines, *self.faults])
 
 
