@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 from rcm_daemon.core.admission import ANY_INSTRUMENT
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.errors import ConfigurationError
-from rcm_daemon.io.allow_list import AllowList
+from rcm_daemon.io.allow_list import AllowList, read_allowed
 from rcm_daemon.io.authenticator import Authenticator
 from rcm_daemon.io.curve import CurveClient, CurveServer
 from rcm_daemon.io.keys import load_key_pair
@@ -74,9 +74,7 @@ class Door:
         self._report_at_s = 0.0
         self._authenticator: Authenticator | None = None
         if self._own is not None:
-            self._allowed.named("")
-            if self._allowed.damage:
-                raise ConfigurationError([self._allowed.damage])
+            read_allowed(keys_dir)  # refuses to begin with a damaged list
             self._authenticator = Authenticator(context, keys_dir)
 
     @property
