@@ -6,7 +6,7 @@ BIN := $(DEV)/bin
 export BASE_PYTHON := $(CURDIR)/$(BASE)/bin/python
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint unit system slow gpu docs clean
+.PHONY: sbom demo test lint unit system slow gpu docs clean
 
 demo: $(BASE)/.ready
 	$(BASE)/bin/rcm-daemon demo
@@ -35,6 +35,11 @@ gpu: $(DEV)/.ready
 docs: $(DEV)/.ready
 	$(BIN)/rcm-daemon schema --out deploy/schemas
 	$(BIN)/python -m tests.command_line > docs/command-line.md
+	$(BIN)/python -m tests.hazards
+
+# What the daemon is made of, as CycloneDX: the packages of its own environment, and the model that comes along.
+sbom: $(DEV)/.ready $(BASE)/.ready
+	$(BIN)/python deploy/sbom.py $(BASE)/bin/python dist/rcm-daemon.cdx.json
 
 # The daemon's own environment: no torch, no test tools.
 $(BASE)/.ready: pyproject.toml constraints.txt
@@ -44,7 +49,7 @@ $(BASE)/.ready: pyproject.toml constraints.txt
 
 $(DEV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,parquet,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,parquet,signing,dev]"
 	touch $@
 
 clean:

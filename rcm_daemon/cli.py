@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
+from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
+from rcm_daemon.keys_cli import app as keys_app
 
 app = typer.Typer(
     help="Live skin-strata labels and junction depths from reflectance confocal microscopy stacks. "
@@ -18,6 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_app, name="keys")
+app.add_typer(bundle_app, name="bundle")
 
 Provider = Literal["auto", "cpu", "cuda"]
 BundleOption = Annotated[
@@ -67,6 +72,9 @@ def serve(
         list[str] | None, typer.Option(metavar="EP", help="Endpoint of a controller; may be repeated.")
     ] = None,
     slices_socket: Annotated[str | None, typer.Option(metavar="sub|pull", help="How slices come.")] = None,
+    ingest_bind: Annotated[
+        str | None, typer.Option(metavar="EP", help="Where messages are taken and acknowledged.")
+    ] = None,
     results_bind: Annotated[
         str | None, typer.Option(metavar="EP", help="Where results are published.")
     ] = None,
@@ -75,35 +83,41 @@ def serve(
     ] = None,
     state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="This daemon's own folder.")] = None,
     bundle: BundleOption = None,
+    bundle_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Bundle folders that can be activated at run time.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
     estimator: EstimatorOption = None,
+    pseudonymise: Annotated[
+        bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
+    ] = None,
 ) -> None:
     """Label slices as they come over ZeroMQ, until SIGTERM.
 
     Every setting can also stand in the file or in the environment as RCM_<NAME>; `rcm-daemon schema` lists
     them. Faulty settings are all listed, with exit code 78.
     """
-    import logging
-
+    from rcm_daemon.io.logs import start_logging
     from rcm_daemon.settings import load_settings
 
-    settings = load_settings(
-        config,
-        {
-            "slices_connect": slices_connect or None,
-            "slices_socket": slices_socket,
-            "results_bind": results_bind,
-            "control_bind": control_bind,
-            "state_dir": state_dir,
-            "bundle": bundle,
-            "provider": provider,
-            "estimator": estimator,
-        },
-    )
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
+    given = {
+        "slices_connect": slices_connect or None,
+        "slices_socket": slices_socket,
+        "ingest_bind": ingest_bind,
+        "results_bind": results_bind,
+        "control_bind": control_bind,
+        "state_dir": state_dir,
+        "bundle": bundle,
+        "bundle_dir": bundle_dir,
+        "provider": provider,
+        "estimator": estimator,
+        "pseudonymise": pseudonymise,
+    }
+    settings = load_settings(config, given)
+    start_logging(settings.log_level)
     from rcm_daemon.service import Service
 
-    Service(settings).run()
+    Service(settings, lambda: load_settings(config, given)).run()
 
 
 @app.command()
@@ -160,6 +174,13 @@ def simulate(
     bind: Annotated[
         str, typer.Option(metavar="EP", help="Where to publish slices.")
     ] = "tcp://127.0.0.1:6780",
+    transport: Annotated[
+        Literal["pub", "dealer"],
+        typer.Option(help="Publish slices, or send each until the daemon has acknowledged it."),
+    ] = "pub",
+    connect: Annotated[
+        str, typer.Option(metavar="EP", help="The daemon's acknowledged ingest, for --transport dealer.")
+    ] = "tcp://127.0.0.1:6783",
     fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Slices a second.")] = 10.0,
     stacks: Annotated[
         int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")
@@ -170,15 +191,27 @@ def simulate(
     z_step_um: ZStepOption = None,
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
+    key: KeyOption = None,
+    server_key: ServerKeyOption = "daemon",
+    keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
-    """Be the microscope: publish a recorded stack or phantoms, once somebody listens."""
-    from rcm_daemon.microscope import simulate_phantoms, simulate_recorded
+    """Be the microscope: send a recorded stack or phantoms, once somebody listens.
 
+    With --key the connection is encrypted: only daemons whose key is allowed in the folder of keys may
+    listen, and with --transport dealer only the one with the key --server-key is talked to.
+    """
+    from rcm_daemon.microscope import Place, simulate_phantoms, simulate_recorded
+
+    acknowledged = transport == "dealer"
+    endpoint = connect if acknowledged else bind
+    place = Place(endpoint, instrument, keys_folder(keys_dir), key, acknowledged, server_key)
+    place.check(allow_unencrypted_remote=unencrypted)
     if source == "phantom":
         pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
-        simulate_phantoms(bind, instrument, fps, stacks, seed, size, pitch_um, z_step_um)
+        simulate_phantoms(place, fps, stacks, seed, size, pitch_um, z_step_um)
     else:
-        simulate_recorded(Path(source), bind, instrument, fps, stacks, z_step_um, pixel_size_um, series)
+        simulate_recorded(Path(source), place, fps, stacks, z_step_um, pixel_size_um, series)
 
 
 @app.command()
@@ -201,11 +234,18 @@ def watch(
     endpoint: Annotated[
         str, typer.Argument(metavar="[EP]", help="Results of a daemon.")
     ] = "tcp://127.0.0.1:6781",
+    key: KeyOption = None,
+    server_key: ServerKeyOption = "daemon",
+    keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
     """Show what a running daemon publishes, live, until interrupted."""
+    from rcm_daemon.io.curve import client_of, demand_curve
     from rcm_daemon.watch import watch_results
 
-    watch_results(endpoint)
+    curve = client_of(keys_folder(keys_dir), key, server_key) if key is not None else None
+    demand_curve(endpoint, locked=curve is not None, allow_unencrypted_remote=unencrypted)
+    watch_results(endpoint, curve)
 
 
 @app.command()
@@ -214,16 +254,52 @@ def check(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; default: the one served.")
     ] = None,
     provider: ProviderOption = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key the bundle must be signed with, PEM.")
+    ] = None,
 ) -> None:
-    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand."""
+    """Verify a bundle: digests, dimensions, golden vectors on the provider at hand, signature if asked."""
     from rcm_daemon.bundle.check import check_bundle
     from rcm_daemon.bundle.location import resolve_bundle
+    from rcm_daemon.bundle.signature import read_public_key
 
-    report = check_bundle(resolve_bundle(bundle), provider or "auto")
+    key = read_public_key(public_key) if public_key is not None else None
+    report = check_bundle(resolve_bundle(bundle), provider or "auto", key)
     for item in report.items:
         print(f"{'ok  ' if item.ok else 'FAIL'} {item.what}: {item.detail}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def stacks(
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", envvar="RCM_STATE_DIR", help="The daemon's own folder.")
+    ] = None,
+    instrument: Annotated[str | None, typer.Option(help="Only stacks of this instrument.")] = None,
+    stack_id: Annotated[
+        str | None, typer.Option("--stack", metavar="ID", help="Only stacks of this id.")
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE|-", help="Write the final message of each as JSON lines."),
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE|-", help="Write a row a slice of each.")] = None,
+) -> None:
+    """List the stacks of a daemon's journal, or export their results; the daemon may be running."""
+    from rcm_daemon.settings import default_state_dir
+    from rcm_daemon.stacks import read_stacks, table, write_csv, write_json
+
+    def is_wanted(of_instrument: str, of_id: str) -> bool:
+        return of_instrument == (instrument or of_instrument) and of_id == (stack_id or of_id)
+
+    found = read_stacks(state_dir or default_state_dir(), is_wanted)
+    if json_file is not None:
+        write_json(found, json_file)
+    if csv is not None:
+        write_csv(found, csv)
+    if json_file is None and csv is None:
+        print("\n".join(table(found)))
 
 
 @app.command()

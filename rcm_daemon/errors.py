@@ -42,5 +42,9 @@ class InferenceError(RcmError):
     """A network run that gave nothing usable for one slice or one stack."""
 
 
+class DeviceError(InferenceError):
+    """A network run that failed, whatever it was given; on a GPU only a new process recovers."""
+
+
 class DataSetError(RcmError):
     """A training set, manifest or checkpoint that cannot be used."""

@@ -1,22 +1,59 @@
-"""`rcm-daemon simulate`: recorded stacks or phantoms, published as a microscope would."""
+"""`rcm-daemon simulate`: recorded stacks or phantoms, sent as a microscope would."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import zmq
+
+from rcm_daemon.client import Client, NotAcknowledgedError
+from rcm_daemon.core.admission import origin_of
 from rcm_daemon.core.controller import StackPlan
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.core.records import Heartbeat
+from rcm_daemon.core.wire import encode
+from rcm_daemon.errors import ConfigurationError, RcmError
+from rcm_daemon.io.authenticator import Authenticator
+from rcm_daemon.io.curve import CurveServer, client_of, demand_curve
+from rcm_daemon.io.keys import load_key_pair
 from rcm_daemon.readers import open_stack
 from rcm_daemon.simulator import make_phantom
+from rcm_daemon.simulator.player import Player
 from rcm_daemon.simulator.publisher import Publisher
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from rcm_daemon.core.records import Message
     from rcm_daemon.simulator import Phantom
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and as which instrument the microscope sends.
+
+    It publishes on `endpoint`, or, where `acknowledged`, sends to the daemon there, which answers. With a
+    `key`, the name of a key pair in `keys_dir`, the connection is encrypted: publishing, only daemons on
+    the allow-list there may listen; acknowledged, the daemon must have the key `server_key`.public.
+    """
+
+    endpoint: str
+    instrument: str
+    keys_dir: Path
+    key: str | None = None
+    acknowledged: bool = False
+    server_key: str = "daemon"
+
+    def check(self, *, allow_unencrypted_remote: bool) -> None:
+        """Refuse to send where others can listen and nothing is encrypted, unless that is wanted."""
+        demand_curve(
+            self.endpoint, locked=self.key is not None, allow_unencrypted_remote=allow_unencrypted_remote
+        )
 
 
 def phantom_plan(phantom: Phantom) -> StackPlan:
@@ -32,8 +69,7 @@ def phantom_plan(phantom: Phantom) -> StackPlan:
 
 
 def simulate_phantoms(
-    bind: str,
-    instrument: str,
+    place: Place,
     fps: float,
     n_stacks: int,
     seed: int,
@@ -48,8 +84,7 @@ def simulate_phantoms(
     ConfigurationError
         No such instrument, endpoint or phantom.
     """
-    with Publisher(bind, instrument, _new_run_id()) as publisher:
-        _await(publisher, bind)
+    with _player(place) as player:
         for number in range(n_stacks):
             try:
                 phantom = make_phantom(
@@ -57,14 +92,13 @@ def simulate_phantoms(
                 )
             except ValueError as error:
                 raise ConfigurationError([str(error)]) from error
-            publisher.play(phantom_plan(phantom), phantom.render, fps)
+            player.play(phantom_plan(phantom), phantom.render, fps)
             _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
 
 
 def simulate_recorded(
     path: Path,
-    bind: str,
-    instrument: str,
+    place: Place,
     fps: float,
     n_times: int,
     z_step_um: float | None,
@@ -76,16 +110,48 @@ def simulate_recorded(
         plan = StackPlan(
             stack.stack_id, stack.z_um, stack.shape, stack.dtype, stack.max_value, stack.pixel_size_um
         )
-        with Publisher(bind, instrument, _new_run_id()) as publisher:
-            _await(publisher, bind)
+        with _player(place) as player:
             for _ in range(n_times):
-                publisher.play(plan, stack.read, fps)
+                player.play(plan, stack.read, fps)
                 _say(f"{stack.stack_id}: {len(stack.z_um)} slices sent")
 
 
-def _await(publisher: Publisher, bind: str) -> None:
-    _say(f"publishing on {bind} once somebody listens")
-    publisher.wait_for_subscriber()
+@contextmanager
+def _player(place: Place) -> Iterator[Player]:
+    """Send to a place, once somebody listens; where it is acknowledged, until everything is."""
+    if place.acknowledged:
+        curve = client_of(place.keys_dir, place.key, place.server_key) if place.key is not None else None
+        secure = curve.secure if curve is not None else None
+        run_id = _new_run_id()
+        try:
+            with Client(place.endpoint, place.instrument, run_id, secure=secure) as client:
+                _say(f"sending to {place.endpoint}")
+                yield Player(place.instrument, run_id, lambda message: _post(client, message))
+            for refusal in client.refusals:
+                _say(f"message {refusal.msg_number} {refusal.status}: {refusal.error}")
+        except NotAcknowledgedError as error:
+            raise RcmError(str(error)) from error
+        except zmq.ZMQError as error:
+            raise ConfigurationError([f"{place.endpoint} cannot be connected to: {error}"]) from error
+        return
+    with ExitStack() as stack:
+        context = stack.enter_context(zmq.Context[zmq.Socket[bytes]]())
+        lock = None
+        if place.key is not None:
+            lock = CurveServer(load_key_pair(place.keys_dir, place.key)).secure
+            stack.enter_context(closing(Authenticator(context, place.keys_dir)))
+        publisher = stack.enter_context(Publisher(context, place.endpoint, lock))
+        player = Player(place.instrument, _new_run_id(), publisher.send)
+        _say(f"publishing on {place.endpoint} once somebody listens")
+        publisher.wait_for_subscriber()
+        yield player
+
+
+def _post(client: Client, message: Message) -> None:
+    if isinstance(message, Heartbeat):
+        client.tell(encode(message))
+    else:
+        client.post(origin_of(message).msg_number, encode(message))
 
 
 def _new_run_id() -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from rcm_daemon.core.rows import CSV_HEADER, csv_rows
 from rcm_daemon.display.message_view import view_of
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.display.table import stack_report
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
     from rcm_daemon.core.message import StrataMessage
     from rcm_daemon.core.pipeline import Estimation
     from rcm_daemon.replay import Replayed
-
-CSV_HEADER = (
-    "stack_id",
-    "index",
-    "z_um",
-    "label",
-    "probability_epidermis",
-    "probability_dej",
-    "probability_dermis",
-    "flags",
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def replay_all(
             if live_file:
                 live_file.writelines(message.to_json() + "\n" for message in replayed.live)
             if rows:
-                rows.writerows(_rows(final))
+                rows.writerows(csv_rows(final))
             console.print(stack_report(view_of(final)))
             if outputs.plot:
                 plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
@@ -120,14 +110,6 @@ def _open(files: ExitStack, path: str | Path | None) -> TextIO | None:
         return files.enter_context(open(path, "w", encoding="utf-8", newline=""))
     except OSError as error:
         raise StackFileError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _rows(message: StrataMessage) -> list[list[object]]:
-    columns = (message.index, message.z_um, message.label, message.probability, message.flags)
-    return [
-        [message.stack_id, index, z_um, label, *probability, flags]
-        for index, z_um, label, probability, flags in zip(*columns, strict=True)
-    ]
 
 
 def _plot_path(path: Path, message: StrataMessage, *, several: bool) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from rcm_daemon.core.acknowledgement import Ack
 from rcm_daemon.core.message import StrataMessage
 from rcm_daemon.core.records import Heartbeat, SliceHeader, StackEnd, StackStart
 from rcm_daemon.settings import Settings
@@ -19,6 +20,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "rcm-slice-1.slice": SliceHeader,
     "rcm-slice-1.stack_end": StackEnd,
     "rcm-slice-1.heartbeat": Heartbeat,
+    "rcm-ack-1": Ack,
     "rcm-strata-1": StrataMessage,
     "settings": Settings,
 }

@@ -1,40 +1,51 @@
-"""The daemon's loop: slices in, strata out, questions answered; one thread beside the embedding one."""
+"""The daemon's loop: slices in, strata out, questions answered; networks run in processes of their own."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import signal
-import socket as unix
 import time
-from collections import Counter, OrderedDict
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
-from rcm_daemon import __version__
-from rcm_daemon.bundle.estimator import estimation_of
-from rcm_daemon.bundle.location import resolve_bundle
-from rcm_daemon.bundle.sessions import Networks
-from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.bundle.worker import EmbedJob, EmbedResult, EmbedWorker
-from rcm_daemon.core.control import CONTROL_SCHEMA, GetHealth, GetState, RequestError, parse_request
+from rcm_daemon.bundles import Bundles
+from rcm_daemon.core.acknowledgement import Reply
+from rcm_daemon.core.admission import check_instrument, may_account, origin_of
 from rcm_daemon.core.ledger import Ledger
-from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.message import Latency
+from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
-from rcm_daemon.core.rejection import Rejection, Rule
+from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.wire import parse
-from rcm_daemon.errors import BundleError, InferenceError
-from rcm_daemon.io.notify import notify
-from rcm_daemon.io.results import ResultsSocket
-from rcm_daemon.io.sockets import Context, bind_control, bind_results, connect_slices
+from rcm_daemon.endpoints import Endpoints
+from rcm_daemon.errors import InferenceError
+from rcm_daemon.health import Counts, Health
+from rcm_daemon.inference import (
+    Desk,
+    Embedded,
+    Inference,
+    Labelled,
+    NewSlice,
+    NotOpened,
+    Opened,
+    Outcome,
+    SliceJob,
+    Unusable,
+)
+from rcm_daemon.io.journal_salvage import open_journal
+from rcm_daemon.io.journal_writer import JournalWriter
 from rcm_daemon.io.state_dir import StateDir
+from rcm_daemon.io.wakeup import Wakeup
+from rcm_daemon.lifecycle import Lifecycle
+from rcm_daemon.publishing import Publishing
+from rcm_daemon.questions import Questions
+from rcm_daemon.recording import Recording
+from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
-    from rcm_daemon.core.stack import Acquisition
+    from collections.abc import Callable
+
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -46,6 +57,13 @@ LOOP_S = 1.0
 class Service:
     """Serves until SIGTERM or SIGINT.
 
+    Parameters
+    ----------
+    settings
+        What to serve.
+    reload
+        Reads the settings again when SIGHUP comes; raises ConfigurationError where they are faulty.
+
     Raises
     ------
     ConfigurationError
@@ -54,41 +72,53 @@ class Service:
         On construction: the bundle cannot be served; nothing is announced as ready.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reload: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
-        self._context: Context = Context()
-        self._awake, self._wakeup = unix.socketpair()
-        self._awake.setblocking(False)
-        self._wakeup.setblocking(False)
-        self._n_messages = self._n_slices = self._n_waiting = 0
-        self._draining = False
-        # From here on: who is told to stop while loading stops cleanly once loaded.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        try:
-            self._results = ResultsSocket(bind_results(self._context, settings.results_bind))
-            self._control = bind_control(self._context, settings.control_bind)
-            bundle = load_verified(resolve_bundle(settings.bundle))
-            if bundle.manifest.kind == "context":
-                raise BundleError(
-                    f"a daemon labels the newest slice before the one below it is there, bundle "
-                    f"{bundle.manifest.name} needs both: label recorded stacks with rcm-daemon replay"
-                )
-            self._networks = Networks.open(bundle, settings.provider, settings.n_threads)
-            self._networks.warm_up()
-        except BaseException:
-            self._context.destroy(linger=0)
-            self._state_dir.close()
-            raise
-        self._estimation = estimation_of(self._networks, settings.estimator, settings.mosaic)
-        self._worker = EmbedWorker(self._networks, self._wake)
+        self._wakeup = Wakeup()
+        self._counts = Counts()
+        self._dormant: dict[int, list[EmbeddedSlice]] = {}
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
-        self._source = Source(__version__, bundle.manifest.name, bundle.digest, self._networks.provider)
-        self._newest: dict[tuple[str, str, int], StrataMessage] = {}
-        self._ended: OrderedDict[tuple[str, str, int], StrataMessage] = OrderedDict()
-        self._rejections: Counter[str] = Counter()
-        self._started_s = time.monotonic()
+        self._inference = Inference(settings.slice_timeout_s)
+        # From here on: who is told to stop while loading stops cleanly once loaded.
+        self._lifecycle = Lifecycle(self._wakeup, reload)
+        with ExitStack() as undo:
+            undo.callback(self._state_dir.close)
+            undo.callback(self._inference.close_all)
+            self._bundles = Bundles(self._inference, settings, self._state_dir)
+            self._pseudonyms = Pseudonyms(self._state_dir.salt())
+            self._endpoints = Endpoints(settings)
+            undo.callback(self._endpoints.abort)
+            self._vitals = Vitals(settings, self._endpoints.door)
+            undo.callback(self._vitals.close)
+            journal = open_journal(settings.state_dir)
+            self._publishing = Publishing(
+                self._endpoints.results,
+                self._state_dir,
+                settings.n_ended_kept,
+                self._pseudonyms if settings.pseudonymise else None,
+            )
+            self._publishing.recall(journal.newest_results(settings.n_ended_kept))
+            keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
+            writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
+            self._recording = Recording(self._ledger, journal, writer)
+            writer.start()
+            undo.callback(self._recording.close, ())
+            self._await_bundles()
+            undo.pop_all()
+        self._health = Health(
+            self._counts,
+            self._ledger,
+            self._inference,
+            self._bundles,
+            self._recording,
+            self._publishing,
+            self._endpoints.door,
+            self._vitals,
+            self._lifecycle,
+        )
+        control = self._endpoints.control
+        self._questions = Questions(control, self._publishing, self._bundles, self._health.fields)
 
     def run(self) -> None:
         """Serve until told to stop, then finish the slices in hand.
@@ -98,202 +128,284 @@ class Service:
         ConfigurationError
             Slices cannot be connected to.
         """
-        slices = connect_slices(self._context, self._settings.slices_connect, self._settings.slices_socket)
-        poller = zmq.Poller()
-        poller.register(self._results.socket, zmq.POLLIN)
-        poller.register(self._control, zmq.POLLIN)
-        poller.register(self._awake, zmq.POLLIN)
-        notify("READY=1")
+        self._endpoints.connect_slices()
+        self._restore()
+        self._vitals.ready()
+        bundle = self._bundles.active_source
         log.info(
-            "ready: bundle %s %s on %s, results at %s, control at %s",
-            self._source.bundle_name,
-            self._source.bundle_digest[:12],
-            self._source.provider,
-            self._settings.results_bind,
-            self._settings.control_bind,
+            "ready",
+            extra={
+                "bundle": bundle.bundle_name,
+                "digest": bundle.bundle_digest[:12],
+                "provider": bundle.provider,
+                "results": self._settings.results_bind,
+                "control": self._settings.control_bind,
+                "ingest": self._settings.ingest_bind,
+            },
         )
         drain_until_s = None
         while True:
-            if self._draining and drain_until_s is None:
-                notify("STOPPING=1")
+            n_waiting = self._inference.n_waiting
+            if self._lifecycle.draining and drain_until_s is None:
+                self._vitals.stopping()
                 drain_until_s = time.monotonic() + self._settings.drain_timeout_s
-            if drain_until_s is not None and (not self._n_waiting or time.monotonic() > drain_until_s):
-                break
-            wants_slices = not self._draining and self._n_waiting < self._settings.max_slices_waiting
-            # A socket is polled for nothing, rather than not at all, when it must wait.
-            poller.register(slices, zmq.POLLIN if wants_slices else 0)
-            ready = dict(poller.poll(self._patience_ms()))
-            notify("WATCHDOG=1")
-            if self._awake.fileno() in ready:
-                self._drain_wakeups()
-                for result in self._worker.results():
-                    self._on_result(result)
-            if self._results.socket in ready:
-                self._results.serve_subscriptions()
-            if self._control in ready:
-                self._answer()
-            if slices in ready:
-                self._on_frames(slices.recv_multipart(copy=False))
-            for stack in self._ledger.expire(time.monotonic()):
-                self._publish(stack, Latency())
-        self._close(slices)
+            if drain_until_s is not None:
+                is_done = not n_waiting and self._recording.is_settled
+                if is_done or time.monotonic() > drain_until_s:
+                    break
+            has_room = n_waiting < self._settings.max_slices_waiting and self._recording.has_room
+            wants_slices = has_room and not self._lifecycle.draining
+            self._turn(wants_slices=wants_slices)
+        self._close()
 
-    def _on_frames(self, frames: list[Any]) -> None:
+    def _turn(self, *, wants_slices: bool) -> None:
+        """Wait until there is something to do, and do all of it."""
+        endpoints = self._endpoints
+        others = (self._wakeup, self._inference)
+        ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
+        endpoints.keep_watch()
+        self._vitals.beat(
+            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
+        )
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
+        if self._lifecycle.hung_up:
+            self._read_settings_again()
+        if endpoints.results.socket in ready:
+            endpoints.results.serve_subscriptions()
+        if endpoints.control.socket in ready:
+            try:
+                self._questions.serve()
+            except Rejection as rejection:
+                self._note_refusal(rejection)
+        for socket, key in endpoints.slices.items():
+            if socket in ready:
+                self._on_frames(socket.recv_multipart(copy=False), key)
+        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
+            received = endpoints.ingest.receive()
+            self._on_frames(received.frames, received.key, received.peer)
+        for desk in list(self._inference.desks):
+            for outcome in desk.advance(time.monotonic()):
+                self._on_outcome(desk, outcome)
+        for stack in self._ledger.expire(time.monotonic()):
+            self._recording.note(stack.instrument, [stack])
+            self._publish(stack, Latency())
+        for reply in self._recording.advance():
+            self._acknowledge(reply)
+
+    # --- start ---
+
+    def _await_bundles(self) -> None:
+        """Wait until the bundles of all restored stacks are served, or known not to be."""
+        self._bundles.await_active()
+        self._ledger.bundle_digest = self._bundles.active_digest
+        for restored in self._recording.restored:
+            if not restored.has_result:
+                self._bundles.await_opened(restored.stack.bundle_digest)
+
+    def _restore(self) -> None:
+        """Go on with the stacks of the journal."""
+        n_open = 0
+        for restored in self._recording.restored:
+            stack = restored.stack
+            n_open += not restored.has_result
+            if restored.has_result:
+                self._dormant[stack.number] = restored.embedded
+            elif restored.embedded:
+                self._label_again(stack, restored.embedded)
+            else:
+                self._publish(stack, Latency())
+        self._recording.restored.clear()
+        log.info("restored", extra={"n_stacks": n_open, "n_damaged": self._recording.n_damaged})
+
+    def _label_again(self, stack: Acquisition, embedded: list[EmbeddedSlice]) -> None:
+        desk = self._bundles.desk_of(stack.bundle_digest)
+        if desk is None:
+            self._abandon(stack)
+        else:
+            desk.label(stack, [NewSlice(one) for one in embedded], time.monotonic())
+
+    # --- messages in ---
+
+    def _on_frames(self, frames: list[Any], key: bytes | None, peer: bytes = b"") -> None:
+        """Take in a message of the holder of `key` (None: not locked); `peer` is who is answered, if any."""
         received_ns = time.monotonic_ns()
-        self._n_messages += 1
+        self._counts.n_messages += 1
+        bound = None
         try:
+            bound = self._endpoints.door.instrument_of(key)
             message = parse([frame.buffer for frame in frames])
+            check_instrument(message, bound)
         except Rejection as rejection:
-            self._report(rejection, self._ledger.refuse(rejection))
+            if may_account(bound, rejection.origin.instrument):
+                self._report(rejection, self._ledger.refuse(rejection), peer)
+            else:
+                self._note_refusal(rejection)
+                self._acknowledge(Reply.refusal(peer, rejection))
             return
-        self._n_slices += isinstance(message, Slice)
+        self._counts.n_slices += isinstance(message, Slice)
         try:
             outcome = self._ledger.accept(message, time.monotonic())
         except Rejection as rejection:
-            self._report(rejection, self._ledger.reports(rejection))
+            self._report(rejection, self._ledger.reports(rejection), peer)
             return
-        for stack in outcome.changed:
-            self._publish(stack, Latency())
-        if outcome.embed is not None and isinstance(message, Slice):
-            self._n_waiting += 1
-            self._worker.submit(EmbedJob(outcome.embed, message, received_ns))
-
-    def _on_result(self, result: EmbedResult) -> None:
-        self._n_waiting -= 1
-        job, new = result.job, result.outcome
-        before_ns = time.monotonic_ns()
-        if isinstance(new, InferenceError):
-            self._ledger.unusable(job.stack, job.slice.header.index, Rule.NOT_EMBEDDED, str(new))
-            self._rejections[Rule.NOT_EMBEDDED.name] += 1
+        status = "stored" if outcome.status == "accepted" else outcome.status
+        reply = Reply.to(peer, message, status) if peer else None
+        instrument = origin_of(message).instrument
+        stack = outcome.embed
+        if stack is not None and isinstance(message, Slice):
+            slice_ = (stack, message.header.index)
+            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
+            self._wake_up(stack)
+            desk = self._bundles.desk_of(stack.bundle_digest)
+            if desk is None:
+                self._abandon(stack)
+            else:
+                desk.embed(SliceJob(stack, message, received_ns))
         else:
-            n_rejected = job.stack.n_rejected
-            take_in(self._ledger, job.stack, new, self._networks.recur, self._estimation)
-            self._rejections[Rule.NOT_LABELLED.name] += job.stack.n_rejected - n_rejected
-        now_ns = time.monotonic_ns()
-        latency = Latency(
-            wait_ms=(result.started_ns - job.received_ns) / 1e6,
-            embed_ms=(result.finished_ns - result.started_ns) / 1e6,
-            label_ms=(now_ns - before_ns) / 1e6,
-            total_ms=(now_ns - job.received_ns) / 1e6,
-        )
-        self._publish(job.stack, latency)
+            self._recording.note(instrument, outcome.changed, reply)
+        for changed in outcome.changed:
+            self._publish(changed, Latency())
+
+    def _report(self, rejection: Rejection, reporting: Acquisition | None, peer: bytes) -> None:
+        """Count, log and write down a refused message, and publish the stack whose results report it."""
+        self._note_refusal(rejection)
+        reply = Reply.refusal(peer, rejection) if peer else None
+        if self._ledger.instrument(rejection.origin.instrument) is not None:
+            stacks = [reporting] if reporting is not None else []
+            self._recording.note(rejection.origin.instrument, stacks, reply)
+        elif reply is not None:
+            self._acknowledge(reply)
+        if reporting is not None:
+            self._publish(reporting, Latency())
+
+    def _note_refusal(self, rejection: Rejection) -> None:
+        self._counts.refuse(rejection.rule)
+        origin = rejection.origin
+        # Stack ids can hold patients' names, and what was expected and got can quote them.
+        stack = self._pseudonyms.of(origin.stack_id) if origin.stack_id else ""
+        fields = {"rule": rejection.rule.name.lower(), "number": f"R{rejection.rule.value}"}
+        fields |= {"instrument": origin.instrument, "stack": stack, "index": str(origin.index)}
+        log.warning("message refused", extra=fields)
+
+    def _acknowledge(self, reply: Reply) -> None:
+        if self._endpoints.ingest is not None and reply.peer:
+            self._endpoints.ingest.answer(reply)
+
+    # --- inference ---
+
+    def _on_outcome(self, desk: Desk, outcome: Outcome) -> None:
+        self._counts.n_done += isinstance(outcome, Embedded | Labelled | Unusable)
+        match outcome:
+            case Embedded():
+                self._recording.embedded(outcome.stack, outcome.new)
+            case Labelled():
+                self._on_labelled(outcome)
+            case Unusable():
+                self._refuse_slice(outcome.stack, outcome.index, outcome.rule, outcome.detail)
+                self._publish(outcome.stack, Latency())
+            case Opened():
+                if (activation := self._bundles.opened(desk, outcome.bundle)) is not None:
+                    self._ledger.bundle_digest = self._bundles.active_digest
+                    self._questions.activated(activation)
+                    self._retire()
+            case NotOpened():
+                self._on_not_opened(desk, outcome.refused or outcome.reason)
+
+    def _on_labelled(self, outcome: Labelled) -> None:
+        stack, partial = outcome.stack, outcome.partial
+        estimation = self._bundles.estimation(stack.bundle_digest)
+        try:
+            estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)))
+        except InferenceError as error:
+            self._refuse_slice(stack, outcome.newest.embedded.index, Rule.NOT_LABELLED, str(error))
+            self._publish(stack, Latency())
+            return
+        self._ledger.labelled(stack, partial, estimate)
+        latency = outcome.newest.latency(time.monotonic_ns())
+        if latency.total_ms:
+            self._vitals.observe(latency)
+        self._publish(stack, latency)
+
+    def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
+        """Refuse a slice that had been accepted."""
+        self._ledger.unusable(stack, index, rule, detail)
+        self._recording.refused(stack, index, f"R{rule.value} {rule.name.lower()}: {detail}")
+        origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id, index)
+        self._note_refusal(Rejection(rule, detail, origin))
+
+    def _on_not_opened(self, desk: Desk, complaint: str) -> None:
+        stranded = desk.stacks()
+        activation = self._bundles.not_opened(desk)
+        if activation is not None:
+            log.error("bundle refused", extra={"bundle": activation.name, "reason": complaint})
+            self._questions.not_activated(activation, complaint)
+            return
+        log.error("bundle of open stacks cannot be served again", extra={"reason": complaint})
+        for stack in stranded:
+            self._abandon(stack)
+
+    def _abandon(self, stack: Acquisition) -> None:
+        """End a stack whose bundle is gone; what was embedded of it stays in the journal."""
+        detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
+        log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
+        for index in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
+            self._counts.refuse(Rule.BUNDLE_GONE)
+            self._recording.settle_refused(stack, index, detail)
+        self._recording.note(stack.instrument, [stack])
+        self._publish(stack, Latency())
+
+    # --- results out ---
 
     def _publish(self, stack: Acquisition, latency: Latency) -> None:
-        stack.revision += 1
-        message = build_message(
-            stack,
-            self._source,
-            latency,
-            seq=self._state_dir.next_seq(),
-            time_ns=time.time_ns(),
-            n_lost=self._ledger.n_lost(stack.instrument, stack.run_id),
-        )
-        is_open = message.state == "open"
-        self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
-        self._newest.pop(stack.key, None)
-        self._ended.pop(stack.key, None)
-        if is_open:
-            self._newest[stack.key] = message
-        else:
-            self._ended[stack.key] = message
-            while len(self._ended) > self._settings.n_ended_kept:
-                self._ended.popitem(last=False)
+        """Publish a stack, and write down its final state; one restored after its end is labelled first."""
+        if self._wake_up(stack):
+            return
+        source = self._bundles.source(stack.bundle_digest)
+        n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
+        message = self._publishing.publish(stack, source, latency, n_lost)
+        if message.state != "open":
+            self._recording.result(stack, message.to_json())
+            self._retire()
 
-    def _report(self, rejection: Rejection, stack: Acquisition | None) -> None:
-        """Count and log a refused message, and publish the stack whose results report it, if any."""
-        self._rejections[rejection.rule.name] += 1
-        # Stack ids can hold patients' names, so the log names the rule and the instrument only.
-        who = rejection.origin.instrument or "unknown"
-        log.warning("R%d %s: a message of %s", rejection.rule.value, rejection.rule.name.lower(), who)
-        if stack is not None:
-            self._publish(stack, Latency())
+    def _wake_up(self, stack: Acquisition) -> bool:
+        """Have a stack labelled that ended before the restart; whether its message follows from that."""
+        embedded = self._dormant.pop(stack.number, None)
+        if not embedded:
+            return False
+        self._label_again(stack, embedded)
+        return True
 
-    def _answer(self) -> None:
-        frames = self._control.recv_multipart()
-        identity, body = frames[0], frames[1:]
-        # REQ sockets put an empty delimiter first and want it back; DEALER sockets may do without.
-        delimiter = [b""] if len(body) > 1 and body[0] == b"" else []
-        try:
-            if len(body) != 1 + len(delimiter):
-                raise RequestError(f"a request is one frame, got {len(body) - len(delimiter)}")
-            answer = self._state_of(parse_request(body[-1]))
-        except RequestError as error:
-            answer = {"htype": "error", "error": str(error)}
-        payload = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
-        try:
-            self._control.send_multipart([identity, *delimiter, payload], zmq.DONTWAIT)
-        except zmq.ZMQError:
-            log.warning("an answer to a control request could not be sent")
+    def _retire(self) -> None:
+        self._bundles.retire({stack.bundle_digest for stack in self._ledger.open_stacks()})
 
-    def _state_of(self, request: object) -> dict[str, Any]:
-        base = {"schema": CONTROL_SCHEMA}
-        if isinstance(request, GetState):
-            if request.stack_id:
-                known = [*self._ended.values(), *self._newest.values()]
-                chosen = [m for m in known if m.stack_id == request.stack_id]
-            else:
-                chosen = list(self._newest.values())
-            stacks = [m.model_dump(by_alias=True) for m in chosen]
-            return {"htype": "state", **base, "seq": self._state_dir.seq, "stacks": stacks}
-        if isinstance(request, GetHealth):
-            return {"htype": "health", **base, **self._health()}
-        manifest = self._networks.manifest
-        return {"htype": "bundles", **base, "bundles": [f"{manifest.name}@{manifest.version}"]}
+    # --- signals ---
 
-    def _health(self) -> dict[str, Any]:
-        return {
-            "ready": True,
-            "state": "draining" if self._draining else "serving",
-            "n_messages": self._n_messages,
-            "n_slices": self._n_slices,
-            "n_rejected": self._rejections.total(),
-            "n_lost": self._ledger.n_lost_now,
-            "provider": self._source.provider,
-            "bundle_name": self._source.bundle_name,
-            "bundle_digest": self._source.bundle_digest,
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
-            "daemon_version": __version__,
-            "n_waiting": self._n_waiting,
-            "n_open_stacks": len(self._newest),
-            "n_cnn_runs": self._networks.n_cnn_runs,
-            "rejected_rule": sorted(k for k, n in self._rejections.items() if n),
-            "rejected_count": [self._rejections[k] for k in sorted(self._rejections) if self._rejections[k]],
-        }
+    def _read_settings_again(self) -> None:
+        self._vitals.reloading()
+        new = self._settings = self._lifecycle.read_again(self._settings)
+        self._ledger.idle_timeout_s = new.idle_timeout_s
+        self._ledger.max_instruments = new.max_instruments
+        self._publishing.n_ended_kept = new.n_ended_kept
+        self._recording.writer.keep_days = new.journal_keep_days
+        self._recording.writer.max_bytes = new.journal_max_mb * 1_000_000
+        logging.getLogger().setLevel(new.log_level.upper())
+        self._vitals.ready()
 
     def _patience_ms(self) -> int:
-        expiry_s = self._ledger.next_expiry_s()
-        wait_s = LOOP_S if expiry_s is None else min(LOOP_S, expiry_s - time.monotonic())
+        due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
+        wait_s = min([LOOP_S, *(t - time.monotonic() for t in due)])
         return max(0, math.ceil(wait_s * 1e3))
 
-    def _wake(self) -> None:
-        try:
-            self._wakeup.send(b"\x00")
-        except OSError:
-            return  # a full pipe wakes as well; a closed one belongs to a daemon that has stopped
-
-    def _drain_wakeups(self) -> None:
-        try:
-            while self._awake.recv(4096):
-                pass
-        except BlockingIOError:
-            return
-
-    def _stop(self, number: int, frame: object) -> None:
-        del frame
-        log.info("%s: finishing %d slice(s) in hand", signal.Signals(number).name, self._n_waiting)
-        self._draining = True
-        self._wake()
-
-    def _close(self, slices: zmq.Socket[bytes]) -> None:
-        if self._n_waiting:
-            log.error("%d slice(s) in hand were not finished in time", self._n_waiting)
-            os._exit(1)
-        slices.close(linger=0)
-        self._worker.close()
-        self._results.socket.close()
-        self._control.close()
-        self._context.term()
-        self._awake.close()
+    def _close(self) -> None:
+        n_left = self._inference.n_waiting
+        self._inference.close_all()
+        self._recording.close(self._ledger.open_stacks())
+        self._vitals.close()
+        self._endpoints.close()
         self._wakeup.close()
         self._state_dir.close()
+        if n_left:
+            log.error("slices in hand were not finished in time", extra={"n_waiting": n_left})
+            raise SystemExit(1)
         log.info("stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,9 +20,10 @@ from pydantic_settings import (
 
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.io.curve import is_loopback
+from rcm_daemon.io.keys import KEY_NAME_PATTERN, default_keys_dir, find_secret
 
 ENV_PREFIX = "RCM_"
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 def default_state_dir() -> Path:
@@ -45,12 +47,19 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _host_port(value: str) -> str:
+    if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", value):
+        raise ValueError("an address reads HOST:PORT")
+    return _endpoint(f"tcp://{value}").removeprefix("tcp://") if value else value
+
+
 def _words(value: object) -> object:
     """Read a list from an environment variable: words parted by commas or white space."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+KeyName = Annotated[str, Field(pattern=KEY_NAME_PATTERN)]
 
 
 class Settings(BaseSettings):
@@ -70,10 +79,22 @@ class Settings(BaseSettings):
     """Where `rcm-strata-1` is published (XPUB)."""
     control_bind: Endpoint = "tcp://127.0.0.1:6782"
     """Where control requests are answered (ROUTER)."""
+    ingest_bind: Endpoint | Literal[""] = ""
+    """Where messages are taken and acknowledged (ROUTER), e.g. tcp://127.0.0.1:6783; empty = nowhere."""
+    ingest_credit: Annotated[int, Field(ge=1, le=64)] = 16
+    """How many messages a sender of acknowledged ingest may have unanswered."""
     state_dir: Path = Field(default_factory=default_state_dir)
-    """Folder of this daemon alone: lock and counters."""
+    """Folder of this daemon alone: lock, counters and journal."""
+    journal_keep_days: Annotated[float, Field(gt=0, le=36_500)] = 90.0
+    """Stacks that ended longer ago are forgotten."""
+    journal_max_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """With a journal larger than this (million bytes), the stacks that ended first are forgotten."""
     bundle: Path | None = None
     """Folder of the model bundle; none = the one that comes with the package."""
+    bundle_dir: Path | None = None
+    """Folder of bundle folders that can be activated while the daemon runs."""
+    bundle_public_key: Path | None = None
+    """Key that bundles must be signed with (Ed25519, PEM); none = signatures are not looked at."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the CNN runs."""
     estimator: Literal["monotone", "paper"] = "monotone"
@@ -82,6 +103,8 @@ class Settings(BaseSettings):
     """Where the five mosaics are planned."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of the CNN; 0 = one a core."""
+    slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
+    """A worker that does not answer for one slice by then is replaced."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """After this long without a message an open stack is abandoned."""
     drain_timeout_s: Annotated[float, Field(ge=0, le=300)] = 10.0
@@ -92,22 +115,65 @@ class Settings(BaseSettings):
     """With this many slices in hand the daemon stops reading, and the sender's queue fills."""
     n_ended_kept: Annotated[int, Field(ge=0, le=10_000)] = 100
     """Final messages of this many ended stacks can be asked for."""
+    encrypt: Literal["remote", "always"] = "remote"
+    """Which endpoints let in allowed keys only, encrypted (CURVE): those not loopback, or all."""
+    keys_dir: Path = Field(default_factory=default_keys_dir)
+    """Folder of the daemon's key pair and the allow-list; see `rcm-daemon keys`."""
+    key: KeyName = "daemon"
+    """Name of the daemon's own key pair."""
+    controller_keys: Annotated[list[KeyName], NoDecode, BeforeValidator(_words)] = []
+    """Names of the allowed keys of the controllers in `slices_connect`: one for all, or one for each."""
     allow_unencrypted_remote: bool = False
-    """Serve endpoints that are not loopback, although nothing on them is encrypted or authenticated."""
+    """Serve endpoints that are not loopback although nothing on them is encrypted or authenticated."""
+    pseudonymise: bool = False
+    """Publish pseudonyms for stack and run ids and no texts of refusals, as logs and metrics always do."""
+    metrics_bind: Annotated[str, AfterValidator(_host_port)] = ""
+    """Where Prometheus metrics are served over HTTP, as HOST:PORT; empty = nowhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged."""
 
+    def is_encrypted(self, endpoint: str) -> bool:
+        """Whether this endpoint lets in allowed keys only."""
+        return self.encrypt == "always" or not (self.allow_unencrypted_remote or is_loopback(endpoint))
+
+    def controller_key(self, position: int) -> str:
+        """Name of the allowed key of `slices_connect[position]`."""
+        return self.controller_keys[position if len(self.controller_keys) > 1 else 0]
+
+    @property
+    def endpoints(self) -> list[str]:
+        """All that is bound or connected to over ZeroMQ."""
+        bound = [self.results_bind, self.control_bind, self.ingest_bind]
+        return [*self.slices_connect, *(endpoint for endpoint in bound if endpoint)]
+
     @model_validator(mode="after")
-    def _loopback_only(self) -> Settings:
-        if self.allow_unencrypted_remote:
-            return self
-        endpoints = [*self.slices_connect, self.results_bind, self.control_bind]
-        remote = [e for e in endpoints if e.startswith("tcp://") and not e[6:].startswith(_LOOPBACK)]
-        if remote:
-            raise ValueError(
-                f"{', '.join(remote)} is not loopback and nothing on it would be encrypted; "
-                "set allow_unencrypted_remote = true to serve it all the same"
+    def _locked(self) -> Settings:
+        """Refuse endpoints that would have to be encrypted and cannot be, all faults at once."""
+        if self.encrypt == "always" and self.allow_unencrypted_remote:
+            raise ValueError("encrypt = always and allow_unencrypted_remote exclude each other")
+        locked = [e for e in self.endpoints if self.is_encrypted(e)]
+        faults = []
+        why = "which encrypt = always demands" if self.encrypt == "always" else "which is not loopback"
+        if locked and find_secret(self.keys_dir, self.key) is None:
+            faults.append(
+                f"{', '.join(locked)} needs a key, {why}, and {self.keys_dir} has no {self.key}.secret: "
+                f"rcm-daemon keys new {self.key} makes one; allow_unencrypted_remote = true does without"
             )
+        if self.metrics_bind and not (
+            self.allow_unencrypted_remote or is_loopback(f"tcp://{self.metrics_bind}")
+        ):
+            faults.append(
+                f"metrics_bind {self.metrics_bind} is not loopback and metrics are not encrypted: "
+                "set allow_unencrypted_remote = true to serve them all the same"
+            )
+        controllers = [e for e in self.slices_connect if self.is_encrypted(e)]
+        if controllers and len(self.controller_keys) not in (1, len(self.slices_connect)):
+            faults.append(
+                f"controller_keys names the allowed key of {', '.join(controllers)}, {why}: one for all of "
+                f"slices_connect or one for each, got {len(self.controller_keys)}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @classmethod

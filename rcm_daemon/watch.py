@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from rcm_daemon.io.curve import CurveClient
+
 POLL_MS = 250
 
 
@@ -29,7 +31,7 @@ class NotResultsError(RcmError):
     """What an endpoint publishes is not a daemon's results."""
 
 
-def subscribe(endpoint: str, topic: str = "strata.") -> zmq.Socket[bytes]:
+def subscribe(endpoint: str, topic: str = "strata.", curve: CurveClient | None = None) -> zmq.Socket[bytes]:
     """Connect to a daemon's results.
 
     Raises
@@ -40,6 +42,8 @@ def subscribe(endpoint: str, topic: str = "strata.") -> zmq.Socket[bytes]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = context.socket(zmq.SUB)
     socket.subscribe(topic)
+    if curve is not None:
+        curve.secure(socket)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -85,10 +89,10 @@ def live_view(fields: dict[str, Any], n_rows: int = 12) -> RenderableType:
     return Group(stack_report(view_of_fields(fields), n_rows=n_rows), Text(notes, style="dim"))
 
 
-def watch_results(endpoint: str) -> None:
+def watch_results(endpoint: str, curve: CurveClient | None = None) -> None:
     """Show every instrument's newest stack until interrupted; a line a message where there is no terminal."""
     newest: dict[str, dict[str, Any]] = {}
-    socket = subscribe(endpoint)
+    socket = subscribe(endpoint, curve=curve)
     if not sys.stdout.isatty():
         with socket:
             for fields in results(socket):

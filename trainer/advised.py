@@ -33,7 +33,7 @@ def advised_run(
     taken, partial = [0], PartialStack()
     while True:
         index = taken[-1]
-        partial = partial.with_slice(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
+        partial = partial.with_slices(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         estimate = estimation.estimate(partial, given)
         left = np.setdiff1d(np.arange(stack.n_slices), taken)

@@ -53,7 +53,7 @@ def live_run(
     partial = PartialStack()
     estimates, answers = [], []
     for count, index in enumerate(indices, start=1):
-        partial = partial.with_slice(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
+        partial = partial.with_slices(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         answers.append(given)
         estimates.append(estimation.estimate(partial, given, count / len(indices)))
@@ -65,6 +65,6 @@ def again(run: LiveRun, estimation: Estimation) -> LiveRun:
     partial, estimates = PartialStack(), []
     nothing = np.zeros(0, np.float32)
     for index, given in enumerate(run.given):
-        partial = partial.with_slice(EmbeddedSlice(index, float(run.stack.z_um[index]), nothing))
+        partial = partial.with_slices(EmbeddedSlice(index, float(run.stack.z_um[index]), nothing))
         estimates.append(estimation.estimate(partial, given, (index + 1) / run.stack.n_slices))
     return LiveRun(run.stack, tuple(estimates), run.given)

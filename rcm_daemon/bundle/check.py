@@ -53,7 +53,9 @@ class CheckReport:
         return all(item.ok for item in self.items)
 
 
-def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport:
+def check_bundle(
+    folder: Path, provider: ProviderChoice = "auto", public_key: bytes | None = None
+) -> CheckReport:
     """Verify digests, load both networks, and compare golden vectors on the provider at hand.
 
     Nothing is raised for a bundle that fails: the report ends with the item that stopped it.
@@ -61,18 +63,32 @@ def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport
     items: list[CheckItem] = []
     step = "files"
     try:
-        bundle = load_verified(folder)
+        bundle = load_verified(folder, public_key)
         items.append(_describe_files(bundle))
+        if public_key is not None:
+            items.append(CheckItem("signature", True, "by the key given"))
         step = "networks"
         networks = Networks.open(bundle, provider)
         items.append(_describe_networks(networks))
         step = "golden vectors"
-        golden = _read_golden(bundle)
-        items.append(_check_embeddings(networks, golden))
-        items.extend(_check_recurrence(networks, golden))
+        items.extend(check_golden(bundle, networks))
     except RcmError as error:
         items.append(CheckItem(step, False, str(error)))
     return CheckReport(folder, tuple(items))
+
+
+def check_golden(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
+    """Compare what the networks give here with what they gave where the bundle was made.
+
+    Raises
+    ------
+    BundleError
+        There are no golden vectors of the right shapes.
+    InferenceError
+        A network does not run.
+    """
+    golden = _read_golden(bundle)
+    return [_check_embeddings(networks, golden), *_check_recurrence(networks, golden)]
 
 
 def _describe_files(bundle: VerifiedBundle) -> CheckItem:

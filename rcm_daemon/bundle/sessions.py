@@ -10,7 +10,7 @@ from rcm_daemon.bundle.dimensions import check_dimensions
 from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.bundle.provider import cuda_fault, open_session
 from rcm_daemon.core.pipeline import Recurrence
-from rcm_daemon.errors import BundleError, InferenceError
+from rcm_daemon.errors import BundleError, DeviceError, InferenceError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -201,7 +201,7 @@ class Networks:
             else:
                 embedding = np.asarray(self._cnn.run(["embeddings"], {"slices": batch})[0][0])
         except Exception as error:  # ONNX Runtime's own classes share no base
-            raise InferenceError(_failed("CNN", name, error)) from error
+            raise DeviceError(_failed("CNN", name, error)) from error
         size = self.manifest.embedding_size
         if embedding.shape != (size,):
             raise InferenceError(f"the CNN must give {size} values, got {list(embedding.shape)} for {name}")

@@ -16,6 +16,7 @@ from rcm_daemon.bundle.manifest import (
     read_manifest_bytes,
     read_plain_file,
 )
+from rcm_daemon.bundle.signature import N_SIGNATURE_BYTES, SIGNATURE_FILE, check_signature, sign_manifest
 from rcm_daemon.errors import BundleError
 
 if TYPE_CHECKING:
@@ -42,19 +43,28 @@ class VerifiedBundle:
     folder: Path
 
 
-def load_verified(folder: Path | str) -> VerifiedBundle:
+def load_verified(folder: Path | str, public_key: bytes | None = None) -> VerifiedBundle:
     """Read a bundle folder, checking names, lengths and digests against its manifest.
+
+    With `public_key` (Ed25519, 32 bytes) the manifest must be signed; without, a signature is not looked at.
 
     Raises
     ------
     BundleError
-        No manifest or a faulty one; a file missing, unlisted, linked, of another length or digest. All
-        faults of the folder are named at once.
+        No manifest or a faulty one; not signed with the key; a file missing, unlisted, linked, of another
+        length or digest. All faults of the folder are named at once.
     """
     folder = Path(folder)
     manifest_bytes = read_manifest_bytes(folder)
+    found = set(os.listdir(folder)) - {MANIFEST_FILE, SIGNATURE_FILE}
+    if public_key is not None:
+        if not (folder / SIGNATURE_FILE).exists():
+            raise BundleError(
+                f"a bundle must be signed with the configured key, got no {SIGNATURE_FILE} in {folder}"
+            )
+        signature = read_plain_file(folder / SIGNATURE_FILE, N_SIGNATURE_BYTES)
+        check_signature(manifest_bytes, signature, public_key, folder)
     manifest = Manifest.parse(manifest_bytes, folder / MANIFEST_FILE)
-    found = set(os.listdir(folder)) - {MANIFEST_FILE}
     faults = [f"{name} is not listed" for name in sorted(found - manifest.files.keys())]
     files: dict[str, bytes] = {}
     for name, expected in manifest.files.items():
@@ -78,3 +88,25 @@ def load_verified(folder: Path | str) -> VerifiedBundle:
             f"fault{'s' * (len(faults) > 1)} ({'; '.join(faults)}) in {folder}"
         )
     return VerifiedBundle(manifest, bundle_digest(manifest_bytes), files, folder)
+
+
+def sign_bundle(folder: Path, private_key: Path) -> Path:
+    """Sign a bundle that is whole, and return where its signature was written.
+
+    Raises
+    ------
+    BundleError
+        The bundle is not whole, or the signature cannot be written.
+    ConfigurationError
+        The file holds no private key.
+    """
+    load_verified(folder)
+    signature = sign_manifest(read_manifest_bytes(folder), private_key)
+    path = folder / SIGNATURE_FILE
+    draft = folder / f"{SIGNATURE_FILE}.new"
+    try:
+        draft.write_bytes(signature)
+        draft.replace(path)
+    except OSError as error:
+        raise BundleError(f"the signature {path} cannot be written ({error.strerror})") from error
+    return path

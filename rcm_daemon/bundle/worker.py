@@ -1,85 +1,146 @@
-"""The thread that embeds slices, so that the sockets are served while the CNN runs."""
+"""The process that runs the networks of one bundle; it holds nothing that cannot be sent to it again.
+
+The supervisor starts it as `python -m rcm_daemon.bundle.worker <launch> <channel> <memory> <parent>`. It
+ends when its channel closes.
+"""
 
 from __future__ import annotations
 
-import threading
+import ctypes
+import os
+import signal
+import socket
+import sys
 import time
-from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from rcm_daemon.bundle.channel import (
+    MAX_MESSAGE_BYTES,
+    BundleInfo,
+    SharedView,
+    decode,
+    encode,
+    ready_message,
+)
+from rcm_daemon.bundle.check import check_golden
 from rcm_daemon.bundle.embedding import embed_slice
-from rcm_daemon.errors import InferenceError
+from rcm_daemon.bundle.launch import Launch
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.records import Slice, SliceHeader
+from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from rcm_daemon.core.stack import EmbeddedSlice
 
-    from rcm_daemon.bundle.sessions import Networks
-    from rcm_daemon.core.records import Slice
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
-
-
-@dataclass(frozen=True)
-class EmbedJob:
-    """A slice to embed for a stack, received at `received_ns` (monotonic)."""
-
-    stack: Acquisition
-    slice: Slice
-    received_ns: int
+EXIT_DEVICE = 70  # EX_SOFTWARE: the device failed under a run, only a new process recovers
+_PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class EmbedResult:
-    """The answer to a job: an embedded slice, or the error that came instead; times are monotonic."""
+def open_networks(launch: Launch) -> Networks:
+    """Open and warm the networks of a bundle that a daemon can serve.
 
-    job: EmbedJob
-    outcome: EmbeddedSlice | InferenceError
-    started_ns: int
-    finished_ns: int
-
-
-class EmbedWorker:
-    """Embeds slices one at a time, in the order they were given.
-
-    Parameters
-    ----------
-    networks
-        Used by this thread alone for embedding.
-    wake
-        Called from the thread after each result.
+    Raises
+    ------
+    RcmError
+        The bundle cannot be loaded, is another than was asked for, computes something else than where it was
+        made, or needs slices that a daemon does not have yet.
     """
+    public_key = bytes.fromhex(launch.public_key) if launch.public_key else None
+    bundle = load_verified(Path(launch.folder), public_key)
+    manifest = bundle.manifest
+    if launch.digest and bundle.digest != launch.digest:
+        raise BundleError(
+            f"the bundle in {bundle.folder} must have digest {launch.digest[:12]}, got {bundle.digest[:12]}"
+        )
+    if manifest.kind == "context":
+        raise BundleError(
+            f"a daemon labels the newest slice before the one below it is there, bundle {manifest.name} "
+            f"needs both: label recorded stacks with rcm-daemon replay"
+        )
+    networks = Networks.open(bundle, launch.provider, launch.n_threads)
+    if launch.checked:
+        for item in check_golden(bundle, networks):
+            if not item.ok:
+                raise BundleError(f"{item.what} of bundle {manifest.name} differ here: {item.detail}")
+    networks.warm_up()
+    return networks
 
-    def __init__(self, networks: Networks, wake: Callable[[], None]) -> None:
-        self._networks = networks
-        self._wake = wake
-        self._jobs: SimpleQueue[EmbedJob | None] = SimpleQueue()
-        self._results: SimpleQueue[EmbedResult] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="embed", daemon=True)
-        self._thread.start()
 
-    def submit(self, job: EmbedJob) -> None:
-        """Queue one slice."""
-        self._jobs.put(job)
+def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
+    """Do what one request asks for.
 
-    def results(self) -> list[EmbedResult]:
-        """Return what has finished since the last call, in order."""
-        return [self._results.get() for _ in range(self._results.qsize())]
+    Raises
+    ------
+    DeviceError
+        The run failed on a GPU, after which none of its later answers could be trusted.
+    """
+    fields, _ = decode(request)
+    started_ns = time.monotonic_ns()
+    try:
+        if fields["kind"] == "embed":
+            header = SliceHeader.model_validate(fields["header"], strict=False)
+            new = embed_slice(networks, Slice(header, memory.read(fields["n_bytes"])))
+            reply, payload = _embedded(new), new.embedding.astype(np.float32, copy=False).tobytes()
+        else:
+            given = networks.recur(*memory.read_stack(fields["n"], networks.manifest.embedding_size))
+            evidence = b"" if given.evidence is None else given.evidence.tobytes()
+            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes() + evidence
+    except InferenceError as error:
+        if isinstance(error, DeviceError) and networks.provider != "cpu":
+            raise
+        reply, payload = {"kind": "failed", "error": str(error)}, b""
+    except Exception as error:  # a fault of one slice must not end the process that serves all
+        reason = " ".join(str(error).split())[:200]
+        reply = {"kind": "failed", "error": f"inference failed: {type(error).__name__}: {reason}"}
+        payload = b""
+    reply |= {"started_ns": started_ns, "finished_ns": time.monotonic_ns()}
+    return encode(reply, payload)
 
-    def close(self) -> None:
-        """Stop after the slice in hand; what is queued behind the stop is not embedded."""
-        self._jobs.put(None)
-        self._thread.join()
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            started_ns = time.monotonic_ns()
-            outcome: EmbeddedSlice | InferenceError
-            try:
-                outcome = embed_slice(self._networks, job.slice)
-            except InferenceError as error:
-                outcome = error
-            except Exception as error:  # a fault of one slice must not end the thread that serves all
-                reason = " ".join(str(error).split())[:200]
-                outcome = InferenceError(f"embedding failed: {type(error).__name__}: {reason}")
-            self._results.put(EmbedResult(job, outcome, started_ns, time.monotonic_ns()))
-            self._wake()
+def _embedded(new: EmbeddedSlice) -> dict[str, Any]:
+    return {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
+
+
+def main() -> None:
+    """Serve one channel until it closes."""
+    # A terminal or a service manager signals whole groups; only the daemon decides when its worker ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    launch, fd, memory_fd, parent = sys.argv[1:]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):
+        return
+    channel = socket.socket(fileno=int(fd))
+    try:
+        networks = open_networks(Launch.from_argument(launch))
+    except RcmError as error:
+        channel.send(encode({"kind": "refused", "error": str(error)}))
+        return
+    manifest = networks.manifest
+    parameters = networks.estimator_parameters
+    info = BundleInfo(
+        manifest.name,
+        manifest.version,
+        networks.digest,
+        networks.provider,
+        manifest.embedding_size,
+        parameters.model_dump_json(by_alias=True) if parameters is not None else "",
+    )
+    channel.send(ready_message(info))
+    memory = SharedView(int(memory_fd))
+    try:
+        while request := channel.recv(MAX_MESSAGE_BYTES):
+            channel.send(answer(networks, memory, request))
+    except DeviceError as error:
+        print(f"worker: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_DEVICE)
+    except ConnectionError:
+        return  # the daemon is gone
+
+
+if __name__ == "__main__":
+    main()

@@ -39,9 +39,16 @@ class ListBundles(_Request):
     htype: Literal["list_bundles"]
 
 
-Request = GetState | GetHealth | ListBundles
+class ActivateBundle(_Request):
+    """Ask that stacks which open from now on are labelled with another bundle, `name@version`."""
+
+    htype: Literal["activate_bundle"]
+    bundle: str
+
+
+Request = GetState | GetHealth | ListBundles | ActivateBundle
 _ADAPTER: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="htype")])
-SERVED = ("get_state", "get_health", "list_bundles")
+SERVED = ("get_state", "get_health", "list_bundles", "activate_bundle")
 
 
 def parse_request(frame: bytes) -> Request:

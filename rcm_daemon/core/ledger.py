@@ -6,22 +6,18 @@ Pure: it is given parsed messages and a monotonic time, and answers with what th
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rcm_daemon.core.numbering import Numbering
+from rcm_daemon.core.admission import origin_of
+from rcm_daemon.core.instrument import Instrument, Recent
 from rcm_daemon.core.records import Heartbeat, Slice, StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
-from rcm_daemon.core.stack import Acquisition, Received, State, fingerprint
+from rcm_daemon.core.stack import Acquisition, Received, State, digest, fingerprint
 
 if TYPE_CHECKING:
     from rcm_daemon.core.records import Message, SliceHeader, StrataEstimate
     from rcm_daemon.core.stack import PartialStack
-
-MAX_RUNS_KEPT = 256
-MAX_ENDED_KEPT = 10_000
-MAX_EARLY_REJECTIONS = 100
 
 Status = Literal["accepted", "duplicate", "conflict"]
 
@@ -39,28 +35,6 @@ class Outcome:
     changed: list[Acquisition] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Ended:
-    acquisition: int
-    start: StackStart | None
-    end: StackEnd | None
-    state: State
-
-
-@dataclass
-class _Instrument:
-    run_id: str
-    numbering: Numbering = field(default_factory=Numbering)
-    older_runs: OrderedDict[str, int] = field(default_factory=OrderedDict)  # and what each had lost
-    current: Acquisition | None = None  # the last one opened; `abandoned` ones may be reopened
-    ended: OrderedDict[str, _Ended] = field(default_factory=OrderedDict)
-    early_rejections: list[Rejection] = field(default_factory=list)  # of a stack that is not open yet
-
-    @property
-    def open(self) -> Acquisition | None:
-        return self.current if self.current is not None and self.current.ended == "open" else None
-
-
 class Ledger:
     """Keeps the promise that every message is accounted for.
 
@@ -70,12 +44,21 @@ class Ledger:
         After this long without a message a stack is `abandoned`.
     max_instruments
         Messages of further instruments are refused.
+
+    Attributes
+    ----------
+    bundle_digest
+        Stacks that open from now on are labelled with this bundle.
+    next_number
+        The next acquisition's number.
     """
 
     def __init__(self, idle_timeout_s: float = 120.0, max_instruments: int = 64) -> None:
-        self._idle_timeout_s = idle_timeout_s
-        self._max_instruments = max_instruments
-        self._instruments: dict[str, _Instrument] = {}
+        self.idle_timeout_s = idle_timeout_s
+        self.max_instruments = max_instruments
+        self.bundle_digest = ""
+        self.next_number = 1
+        self._instruments: dict[str, Instrument] = {}
 
     def n_lost(self, instrument: str, run_id: str | None = None) -> int:
         """How many messages of this instrument's run are known to be lost; of an older one, when it ended."""
@@ -88,6 +71,22 @@ class Ledger:
     def n_lost_now(self) -> int:
         """How many messages of all instruments' present runs are known to be lost."""
         return sum(known.numbering.n_lost for known in self._instruments.values())
+
+    def instrument(self, name: str) -> Instrument | None:
+        """Return what is known of an instrument."""
+        return self._instruments.get(name)
+
+    def adopt(self, name: str, known: Instrument) -> None:
+        """Take over an instrument as it was before a restart."""
+        self._instruments[name] = known
+
+    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[int]:
+        """End a stack whose slices in hand can no longer be labelled; they are refused, and returned."""
+        indices = sorted(stack.pending)
+        for index in indices:
+            self.unusable(stack, index, rule, detail)
+        self._close(self._instruments[stack.instrument], stack, "abandoned")
+        return indices
 
     def open_stacks(self) -> list[Acquisition]:
         """Return the open acquisitions, one an instrument at most."""
@@ -102,23 +101,14 @@ class Ledger:
             When a rule of the account is broken; the message is already accounted for as refused.
         """
         header = message.header if isinstance(message, Slice) else message
-        index = message.header.index if isinstance(message, Slice) else -1
-        origin = Origin(
-            header.instrument, header.run_id, header.msg_number, header.htype, header.stack_id, index
-        )
+        origin = origin_of(message)
         try:
             known = self._instrument(origin, header.run_id)
             n_lost = known.numbering.n_lost
             if isinstance(message, Heartbeat):
                 outcome = self._heartbeat(known, message, now_s)
             else:
-                known.numbering.observe(header.msg_number)
-                if isinstance(message, StackStart):
-                    outcome = self._start(known, message, now_s)
-                elif isinstance(message, StackEnd):
-                    outcome = self._end(known, message, origin, now_s)
-                else:
-                    outcome = self._slice(known, message, origin, now_s)
+                outcome = self._counted(known, message, origin, now_s)
         except Rejection as rejection:
             self._note(rejection)
             raise
@@ -158,39 +148,36 @@ class Ledger:
         """Refuse an accepted slice that could not be embedded or labelled; it may be sent again."""
         acquisition.pending.discard(index)
         acquisition.received.pop(index, None)
+        self._instruments[acquisition.instrument].forget((acquisition.number, index))
         origin = Origin(acquisition.instrument, acquisition.run_id, -1, "slice", acquisition.stack_id, index)
         acquisition.note_rejection(Rejection(rule, detail, origin))
 
     def expire(self, now_s: float) -> list[Acquisition]:
         """End the stacks that have been idle for too long; returns them."""
-        idle = [a for a in self.open_stacks() if now_s - a.touched_s >= self._idle_timeout_s]
+        idle = [a for a in self.open_stacks() if now_s - a.touched_s >= self.idle_timeout_s]
         for acquisition in idle:
             self._close(self._instruments[acquisition.instrument], acquisition, "abandoned")
         return idle
 
     def next_expiry_s(self) -> float | None:
         """When the next open stack would be abandoned (monotonic seconds); None when none is open."""
-        times = [a.touched_s + self._idle_timeout_s for a in self.open_stacks()]
+        times = [a.touched_s + self.idle_timeout_s for a in self.open_stacks()]
         return min(times, default=None)
 
-    def _instrument(self, origin: Origin, run_id: str) -> _Instrument:
+    def _instrument(self, origin: Origin, run_id: str) -> Instrument:
         known = self._instruments.get(origin.instrument)
         if known is None:
-            if len(self._instruments) >= self._max_instruments:
+            if len(self._instruments) >= self.max_instruments:
                 detail = (
-                    f"at most {self._max_instruments} instruments are served, {origin.instrument} is one more"
+                    f"at most {self.max_instruments} instruments are served, {origin.instrument} is one more"
                 )
                 raise Rejection(Rule.TOO_MANY_INSTRUMENTS, detail, origin)
-            known = self._instruments[origin.instrument] = _Instrument(run_id)
+            known = self._instruments[origin.instrument] = Instrument(run_id)
         if run_id in known.older_runs:
             detail = f"run {run_id!a} of {origin.instrument} was followed by {known.run_id!a}"
             raise Rejection(Rule.OLD_RUN, detail, origin)
         if run_id != known.run_id:
-            known.older_runs[known.run_id] = known.numbering.n_lost
-            if len(known.older_runs) > MAX_RUNS_KEPT:
-                known.older_runs.popitem(last=False)
-            known.run_id = run_id
-            known.numbering = Numbering()
+            known.begin_run(run_id)
         return known
 
     def _note(self, rejection: Rejection) -> Acquisition | None:
@@ -204,19 +191,41 @@ class Ledger:
             return known.current
         if rejection.rule is Rule.STACK_ENDED:
             return None
-        if known.early_rejections and known.early_rejections[0].origin.stack_id != origin.stack_id:
-            known.early_rejections.clear()
-        if len(known.early_rejections) < MAX_EARLY_REJECTIONS:
-            known.early_rejections.append(rejection)
+        known.note_early(rejection)
         return None
 
-    def _heartbeat(self, known: _Instrument, message: Heartbeat, now_s: float) -> Outcome:
+    def _counted(
+        self, known: Instrument, message: StackStart | StackEnd | Slice, origin: Origin, now_s: float
+    ) -> Outcome:
+        """Account for a message with a number of its own; one that is sent again does nothing."""
+        seen = known.numbering.observe(origin.msg_number) == "repeated"
+        picture = fingerprint(message) if isinstance(message, Slice) else b""
+        mark = digest(message, picture)
+        recent = known.recent.get(origin.msg_number) if seen else None
+        if recent is not None and recent.digest == mark:
+            status: Status = "conflict" if recent.is_conflict else "duplicate"
+            stack = known.current
+            if stack is None or stack.stack_id != origin.stack_id or not picture:
+                return Outcome(status)
+            stack.touched_s = now_s
+            return Outcome(status, changed=[stack])
+        if isinstance(message, StackStart):
+            outcome = self._start(known, message, now_s)
+        elif isinstance(message, StackEnd):
+            outcome = self._end(known, message, origin, now_s)
+        else:
+            outcome = self._slice(known, message, picture, origin, now_s)
+        slice_ = (outcome.embed.number, origin.index) if outcome.embed is not None else None
+        known.take(origin.msg_number, Recent(mark, outcome.status == "conflict", slice_))
+        return outcome
+
+    def _heartbeat(self, known: Instrument, message: Heartbeat, now_s: float) -> Outcome:
         known.numbering.observe_highest(message.msg_number)
         if known.open is not None and message.stack_id == known.open.stack_id:
             known.open.touched_s = now_s
         return Outcome()
 
-    def _start(self, known: _Instrument, message: StackStart, now_s: float) -> Outcome:
+    def _start(self, known: Instrument, message: StackStart, now_s: float) -> Outcome:
         open_ = known.open
         if open_ is not None and open_.stack_id == message.stack_id:
             if open_.start == message:
@@ -226,22 +235,23 @@ class Ledger:
                 open_.touched_s = now_s
                 return Outcome(changed=[open_])
         ended = known.ended.get(message.stack_id)
-        if ended is not None and ended.start == message:
+        if ended is not None and ended.start == digest(message):
             return Outcome("duplicate")
         changed = self._displace(known)
         acquisition = self._open(known, message, now_s)
         acquisition.start = message
         return Outcome(changed=[*changed, acquisition])
 
-    def _end(self, known: _Instrument, message: StackEnd, origin: Origin, now_s: float) -> Outcome:
+    def _end(self, known: Instrument, message: StackEnd, origin: Origin, now_s: float) -> Outcome:
         acquisition = known.current
+        ended = known.ended.get(message.stack_id)
+        if ended is not None and ended.end == digest(message):
+            return Outcome("duplicate")
         if acquisition is None or acquisition.stack_id != message.stack_id:
             self._refuse_ended(known, origin)
             raise Rejection(
                 Rule.STACK_NOT_OPEN, f"stack_end of {message.stack_id!a}, which is not open", origin
             )
-        if acquisition.end == message:
-            return Outcome("duplicate")
         if acquisition.ended not in ("open", "abandoned"):
             self._refuse_ended(known, origin)
         acquisition.end = message
@@ -252,7 +262,9 @@ class Ledger:
             self._close(known, acquisition, "incomplete" if acquisition.missing_index else "complete")
         return Outcome(changed=[acquisition])
 
-    def _slice(self, known: _Instrument, message: Slice, origin: Origin, now_s: float) -> Outcome:
+    def _slice(
+        self, known: Instrument, message: Slice, picture: bytes, origin: Origin, now_s: float
+    ) -> Outcome:
         header = message.header
         acquisition = known.current
         changed: list[Acquisition] = []
@@ -269,7 +281,7 @@ class Ledger:
         acquisition.touched_s = now_s
         acquisition.run_id = header.run_id
         seen = acquisition.received.get(header.index)
-        new = Received(header.z_um, fingerprint(message))
+        new = Received(header.z_um, picture)
         if seen == new:  # the sender that repeats is answered again with the same state
             return Outcome("duplicate", changed=[*changed, acquisition])
         if seen is not None:
@@ -279,7 +291,7 @@ class Ledger:
         acquisition.pending.add(header.index)
         return Outcome(embed=acquisition, changed=changed)
 
-    def _open(self, known: _Instrument, header: StackStart | SliceHeader, now_s: float) -> Acquisition:
+    def _open(self, known: Instrument, header: StackStart | SliceHeader, now_s: float) -> Acquisition:
         before = known.ended.get(header.stack_id)
         acquisition = Acquisition(
             instrument=header.instrument,
@@ -288,11 +300,15 @@ class Ledger:
             run_id=header.run_id,
             first_msg_number=header.msg_number,
             n_lost_before=known.numbering.n_lost,
+            number=self.next_number,
+            first_run_id=header.run_id,
+            bundle_digest=self.bundle_digest,
             shape=header.shape,
             dtype=header.dtype,
             pixel_size_um=header.pixel_size_um,
             touched_s=now_s,
         )
+        self.next_number += 1
         for rejection in known.early_rejections:
             if rejection.origin.stack_id == header.stack_id:
                 acquisition.note_rejection(rejection)
@@ -300,7 +316,7 @@ class Ledger:
         known.current = acquisition
         return acquisition
 
-    def _displace(self, known: _Instrument) -> list[Acquisition]:
+    def _displace(self, known: Instrument) -> list[Acquisition]:
         """End the open stack because another begins: without its end, only what proves whole is complete.
 
         Proof is the planned count, or, where none was given, that no message was lost since the stack opened.
@@ -316,16 +332,11 @@ class Ledger:
         self._close(known, open_, "complete" if whole else "incomplete")
         return [open_]
 
-    def _close(self, known: _Instrument, acquisition: Acquisition, state: State) -> None:
+    def _close(self, known: Instrument, acquisition: Acquisition, state: State) -> None:
         acquisition.ended = state
-        known.ended.pop(acquisition.stack_id, None)
-        known.ended[acquisition.stack_id] = _Ended(
-            acquisition.acquisition, acquisition.start, acquisition.end, state
-        )
-        if len(known.ended) > MAX_ENDED_KEPT:
-            known.ended.popitem(last=False)
+        known.note_ended(acquisition)
 
-    def _refuse_ended(self, known: _Instrument, origin: Origin) -> None:
+    def _refuse_ended(self, known: Instrument, origin: Origin) -> None:
         ended = known.ended.get(origin.stack_id)
         if ended is not None:
             detail = f"{origin.htype} of {origin.stack_id!a}, which has ended ({ended.state})"

@@ -11,37 +11,46 @@ class Numbering:
     A hole is a loss until the message arrives after all. Holes are kept as ranges, so that no number,
     however large, costs memory; at most `max_ranges` are kept apart, and what falls into older ones later
     still counts as lost.
+
+    Attributes
+    ----------
+    next_number
+        The lowest number not known to have been sent.
+    holes
+        What was sent below it and not received, in rising order.
+    n_lost
+        How many numbers that is, with those no longer kept apart.
     """
 
     def __init__(self, max_ranges: int = 1_000) -> None:
-        self._next = 0
-        self._holes: list[range] = []
+        self.next_number = 0
+        self.holes: list[range] = []
         self._max_ranges = max_ranges
         self.n_lost = 0
 
     def observe(self, number: int) -> Literal["new", "late", "repeated"]:
         """Account for a counted message; says whether it is new, fills a hole, or was seen before."""
-        if number >= self._next:
+        if number >= self.next_number:
             self._expect(number)
-            self._next = number + 1
+            self.next_number = number + 1
             return "new"
-        for position, hole in enumerate(self._holes):
+        for position, hole in enumerate(self.holes):
             if number in hole:
                 parts = (range(hole.start, number), range(number + 1, hole.stop))
-                self._holes[position : position + 1] = [part for part in parts if part]
-                del self._holes[: -self._max_ranges]
+                self.holes[position : position + 1] = [part for part in parts if part]
+                del self.holes[: -self._max_ranges]
                 self.n_lost -= 1
                 return "late"
         return "repeated"
 
     def observe_highest(self, number: int) -> None:
         """Account for a heartbeat, which says that all up to `number` were sent (-1: none yet)."""
-        if number >= self._next:
+        if number >= self.next_number:
             self._expect(number + 1)
-            self._next = number + 1
+            self.next_number = number + 1
 
     def _expect(self, number: int) -> None:
-        if number > self._next:
-            self._holes.append(range(self._next, number))
-            self.n_lost += number - self._next
-            del self._holes[: -self._max_ranges]
+        if number > self.next_number:
+            self.holes.append(range(self.next_number, number))
+            self.n_lost += number - self.next_number
+            del self.holes[: -self._max_ranges]

@@ -10,6 +10,7 @@ import numpy as np
 from rcm_daemon.core.boundaries import boundaries_from_labels
 from rcm_daemon.core.estimator import monotone_estimate
 from rcm_daemon.core.mosaic import MosaicRule
+from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.strata import paper_labels
@@ -55,21 +56,32 @@ class Estimation:
     rule: MosaicRule = field(default_factory=MosaicRule)
 
     def estimate(self, stack: PartialStack, given: Recurrence, share_seen: float = 0.0) -> StrataEstimate:
-        """Estimate n >= 1 slices; `share_seen` is their share of the planned stack, 0 = not known."""
+        """Estimate n >= 1 slices; `share_seen` is their share of the planned stack, 0 = not known.
+
+        Of a dark slice all strata count as equally probable, so that its label follows from its neighbours:
+        the network has been seen to call a black picture epidermis with a probability of 0.98.
+
+        Raises
+        ------
+        InferenceError
+            If the evidence leaves nothing possible.
+        """
+        is_dark = np.array([DARK in s.flags for s in stack.slices], np.bool_)
+        probabilities = np.where(is_dark[:, None], np.float32(1 / 3), given.probabilities)
         if self.parameters is not None and given.evidence is not None:
             return monotone_estimate(
                 stack.z_um,
                 stack.weight,
-                given.probabilities,
+                probabilities,
                 given.evidence,
                 self.parameters,
                 share_seen,
                 self.rule,
             )
-        labels = paper_labels(given.probabilities)
+        labels = paper_labels(probabilities)
         return StrataEstimate(
             labels=labels,
-            probabilities=given.probabilities,
+            probabilities=probabilities,
             posterior=np.zeros((len(stack), 3), np.float32),
             settled=np.zeros(len(stack), np.bool_),
             boundaries=boundaries_from_labels(labels, stack.z_um),
@@ -80,7 +92,7 @@ def take_in(
     ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent, estimation: Estimation
 ) -> None:
     """Add an embedded slice to its stack and estimate it anew; one that cannot be labelled is refused."""
-    partial = stack.partial.with_slice(new)
+    partial = stack.partial.with_slices(new)
     try:
         estimate = estimate_strata(partial, recurrent, estimation, stack.share_seen(len(partial)))
     except InferenceError as error:

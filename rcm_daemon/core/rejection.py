@@ -37,6 +37,12 @@ class Rule(Enum):
 
     NOT_EMBEDDED = 301
     NOT_LABELLED = 302
+    QUARANTINED = 303
+    DAMAGED = 304
+    BUNDLE_GONE = 305
+
+    KEY_REVOKED = 401
+    WRONG_INSTRUMENT = 402
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rcm_daemon.core.records import Slice
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rcm_daemon.core.records import Slice, StackEnd, StackStart, StrataEstimate
+    from rcm_daemon.core.records import StackEnd, StackStart, StrataEstimate
     from rcm_daemon.core.rejection import Rejection
 
 StackKey = tuple[str, str, int]
@@ -42,9 +44,9 @@ class PartialStack:
 
     slices: tuple[EmbeddedSlice, ...] = ()
 
-    def with_slice(self, new: EmbeddedSlice) -> PartialStack:
-        """Return the stack with one more slice in its place by depth."""
-        return PartialStack(tuple(sorted((*self.slices, new), key=lambda s: (s.z_um, s.index))))
+    def with_slices(self, *new: EmbeddedSlice) -> PartialStack:
+        """Return the stack with more slices, each in its place by depth."""
+        return PartialStack(tuple(sorted((*self.slices, *new), key=lambda s: (s.z_um, s.index))))
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -81,12 +83,20 @@ def fingerprint(received: Slice) -> bytes:
     return digest.digest()
 
 
+def digest(message: StackStart | StackEnd | Slice, picture: bytes = b"") -> bytes:
+    """Return what tells a message, of a slice with its fingerprint `picture`, from every other."""
+    header = message.header if isinstance(message, Slice) else message
+    return hashlib.sha256(header.model_dump_json(by_alias=True).encode() + picture).digest()[:16]
+
+
 @dataclass
 class Acquisition:
     """The account of one acquisition of one stack; mutated by the ledger and nobody else.
 
-    `received` holds every accepted slice by index, `pending` those of them not embedded yet, `partial` those
-    that are. `ended` is the state to publish once nothing is pending any more.
+    `number` tells it from every other acquisition a daemon ever had. `first_msg_number` opened it, in the
+    run `first_run_id`; `run_id` is the latest. `received` holds every accepted slice by index, `pending`
+    those of them not labelled yet, `partial` those that are. `ended` is the state to publish once nothing
+    is pending any more.
     """
 
     instrument: str
@@ -99,6 +109,9 @@ class Acquisition:
     dtype: str
     pixel_size_um: float
     touched_s: float
+    number: int = 0
+    first_run_id: str = ""
+    bundle_digest: str = ""
     start: StackStart | None = None
     end: StackEnd | None = None
     ended: State = "open"

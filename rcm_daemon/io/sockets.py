@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Literal
 
 import zmq
 
 from rcm_daemon.core.wire import MAX_SLICE_BYTES
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from rcm_daemon.io.curve import Curve
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -23,8 +26,10 @@ than the CNN would be taken for dead and disconnected, and all that it has queue
 SLICES_HEARTBEAT_MS = 2_000
 """Longer than the CNN takes for any one slice, for the same reason."""
 RESULTS_QUEUED = 1_000
+ANSWERS_QUEUED = 1_000
 MAX_REQUEST_BYTES = 64 * 1024
 LINGER_MS = 1_000
+REBIND_S = 5.0
 
 
 def _watch_peers(socket: Socket, interval_ms: int = 200, timeout_ms: int = 600) -> None:
@@ -35,8 +40,10 @@ def _watch_peers(socket: Socket, interval_ms: int = 200, timeout_ms: int = 600) 
     socket.tcp_keepalive = 1
 
 
-def connect_slices(context: Context, endpoints: Sequence[str], kind: Literal["sub", "pull"]) -> Socket:
-    """Connect to the controllers; a frame longer than any served slice gets its sender disconnected.
+def connect_slices(
+    context: Context, endpoint: str, kind: Literal["sub", "pull"], curve: Curve | None = None
+) -> Socket:
+    """Connect to a controller; a frame longer than any served slice gets its sender disconnected.
 
     Raises
     ------
@@ -51,8 +58,9 @@ def connect_slices(context: Context, endpoints: Sequence[str], kind: Literal["su
     socket.reconnect_ivl_max = 1_000
     if kind == "sub":
         socket.subscribe(b"")
-    for endpoint in endpoints:
-        _open(socket, socket.connect, endpoint, "slices cannot be connected to")
+    if curve is not None:
+        curve.secure(socket)
+    _open(socket, socket.connect, endpoint, "slices cannot be connected to")
     return socket
 
 
@@ -67,6 +75,24 @@ def bind(socket: Socket, endpoint: str, what: str) -> None:
     _open(socket, socket.bind, endpoint, f"{what} cannot be bound to")
 
 
+def rebind(bind_anew: Callable[[], Socket]) -> Socket:
+    """Bind again where a socket has just been closed: libzmq lets go of the port a moment later.
+
+    Raises
+    ------
+    RcmError
+        The port is still taken after `REBIND_S`; a restart may mend that.
+    """
+    give_up_s = time.monotonic() + REBIND_S
+    while True:
+        try:
+            return bind_anew()
+        except ConfigurationError as error:
+            if time.monotonic() > give_up_s:
+                raise RcmError(str(error)) from error
+            time.sleep(0.005)
+
+
 def _open(socket: Socket, attach: Callable[[str], object], endpoint: str, complaint: str) -> None:
     socket.ipv6 = "[" in endpoint
     try:
@@ -77,7 +103,7 @@ def _open(socket: Socket, attach: Callable[[str], object], endpoint: str, compla
         raise ConfigurationError([f"{complaint} {endpoint}: {reason}"]) from error
 
 
-def bind_results(context: Context, endpoint: str) -> Socket:
+def bind_results(context: Context, endpoint: str, curve: Curve | None = None) -> Socket:
     """Bind the XPUB on which late joiners get the last value."""
     socket = context.socket(zmq.XPUB)
     _watch_peers(socket)
@@ -85,15 +111,34 @@ def bind_results(context: Context, endpoint: str) -> Socket:
     socket.sndhwm = RESULTS_QUEUED
     socket.maxmsgsize = MAX_REQUEST_BYTES
     socket.linger = LINGER_MS
+    if curve is not None:
+        curve.secure(socket)
     bind(socket, endpoint, "results")
     return socket
 
 
-def bind_control(context: Context, endpoint: str) -> Socket:
+def bind_ingest(context: Context, endpoint: str, curve: Curve | None = None) -> Socket:
+    """Bind the ROUTER that takes messages and answers each; a peer that is gone is an error, never a wait."""
+    socket = context.socket(zmq.ROUTER)
+    _watch_peers(socket, SLICES_HEARTBEAT_MS, SLICES_HEARTBEAT_MS)
+    socket.router_mandatory = True
+    socket.maxmsgsize = MAX_SLICE_BYTES
+    socket.rcvhwm = SLICES_QUEUED
+    socket.sndhwm = ANSWERS_QUEUED
+    socket.linger = LINGER_MS
+    if curve is not None:
+        curve.secure(socket)
+    bind(socket, endpoint, "acknowledged ingest")
+    return socket
+
+
+def bind_control(context: Context, endpoint: str, curve: Curve | None = None) -> Socket:
     """Bind the ROUTER that answers requests."""
     socket = context.socket(zmq.ROUTER)
     _watch_peers(socket)
     socket.maxmsgsize = MAX_REQUEST_BYTES
     socket.linger = LINGER_MS
+    if curve is not None:
+        curve.secure(socket)
     bind(socket, endpoint, "control")
     return socket

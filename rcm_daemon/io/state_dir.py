@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 from typing import TYPE_CHECKING, TextIO
 
 from rcm_daemon.errors import ConfigurationError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEQ_BLOCK = 10_000
+N_SALT_BYTES = 32
 
 log = logging.getLogger("rcm_daemon")
 
@@ -33,7 +35,7 @@ class StateDir:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds stack ids
             self._lock: TextIO = (folder / "lock").open("a+")
         except OSError as error:
             raise ConfigurationError(
@@ -57,6 +59,11 @@ class StateDir:
             ) from error
 
     @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self._folder
+
+    @property
     def seq(self) -> int:
         """The last number given out."""
         return self._seq
@@ -75,6 +82,59 @@ class StateDir:
                 )
         self._seq += 1
         return self._seq
+
+    def recall(self, name: str) -> str:
+        """Return what was last remembered under a name, empty where nothing was or can be read."""
+        try:
+            return (self._folder / name).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def remember(self, name: str, text: str) -> None:
+        """Keep a text under a plain name, whole or not at all.
+
+        Raises
+        ------
+        OSError
+            It could not be written; what was there before still is.
+        """
+        path = self._folder / f"{name}.new"
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        path.replace(self._folder / name)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def salt(self) -> bytes:
+        """Return the secret that pseudonyms are made with, new at the folder's first use.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be read or written, or is cut short.
+        """
+        path = self._folder / "salt"
+        try:
+            if not path.exists():
+                draft = self._folder / "salt.new"
+                draft.unlink(missing_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                with open(os.open(draft, flags, 0o600), "wb") as file:
+                    file.write(secrets.token_bytes(N_SALT_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            salt = path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError([f"the salt {path} cannot be used ({error.strerror})"]) from error
+        if len(salt) != N_SALT_BYTES:
+            raise ConfigurationError([f"{path} must hold {N_SALT_BYTES} bytes; delete it for new pseudonyms"])
+        return salt
 
     def close(self) -> None:
         """Give back what is left of the reserved block, and the lock."""
@@ -96,9 +156,4 @@ class StateDir:
             raise ConfigurationError([f"{path} must hold one whole number; mend or delete it"]) from None
 
     def _write(self, value: int) -> None:
-        path = self._folder / "seq.new"
-        with path.open("w") as file:
-            file.write(str(value))
-            file.flush()
-            os.fsync(file.fileno())
-        path.replace(self._folder / "seq")
+        self.remember("seq", str(value))

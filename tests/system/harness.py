@@ -8,9 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import zmq
+
+from rcm_daemon.io.allow_list import allow
+from rcm_daemon.io.keys import load_key_pair, load_public_key, new_key_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,33 +28,86 @@ def free_endpoint() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
+def bind_when_free(socket_: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind where another socket may just have been closed: libzmq lets go of the port a moment later."""
+    give_up_s = time.monotonic() + PATIENCE_MS / 1e3
+    while True:
+        try:
+            socket_.bind(endpoint)
+        except zmq.ZMQError:
+            assert time.monotonic() < give_up_s, endpoint
+        else:
+            return
+
+
+class Locks:
+    """A folder of keys: the daemon's, a controller's bound to instrument m1, a viewer's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("daemon", "vendor", "viewer"):
+            new_key_pair(folder, name)
+        allow(folder, "vendor", load_public_key(folder, "vendor"), "m1")
+        allow(folder, "viewer", load_public_key(folder, "viewer"), "")
+        self.environment = {"RCM_ENCRYPT": "always", "RCM_KEYS_DIR": str(folder)}
+        self.environment["RCM_CONTROLLER_KEYS"] = "vendor"
+
+    def client(self, socket: zmq.Socket[bytes], name: str = "viewer", server: str = "daemon") -> None:
+        pair = load_key_pair(self.folder, name)
+        socket.curve_publickey, socket.curve_secretkey = pair.public, pair.secret
+        socket.curve_serverkey = load_public_key(self.folder, server)
+
+    def server(self, socket: zmq.Socket[bytes], name: str = "vendor") -> None:
+        socket.curve_server = True
+        socket.curve_secretkey = load_key_pair(self.folder, name).secret
+
+
 class Daemon:
     """`rcm-daemon serve` in a process of its own; `stop` asserts a clean exit."""
 
-    def __init__(self, folder: Path, bundle: Path, *options: str, **environment: str) -> None:
+    program: tuple[str, ...] = ("-m", "rcm_daemon")
+
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Path,
+        *options: str,
+        locks: Locks | None = None,
+        await_ready: bool = True,
+        **environment: str,
+    ) -> None:
         self.slices, self.results, self.control = free_endpoint(), free_endpoint(), free_endpoint()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.sockets: list[zmq.Socket[bytes]] = []  # kept, so that none is collected unclosed
         self.log = folder / "daemon.log"
-        command = [sys.executable, "-m", "rcm_daemon", "serve", "--bundle", str(bundle)]
+        self.locks = locks
+        environment = {**(locks.environment if locks else {}), **environment}
+        command = [sys.executable, *self.program, "serve", "--bundle", str(bundle)]
         command += ["--slices-connect", self.slices, "--results-bind", self.results]
         command += ["--control-bind", self.control, "--state-dir", str(folder / "state"), *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
-        assert self.ask({"htype": "get_health"})["ready"] is True
+        if await_ready:
+            assert self.ask({"htype": "get_health"})["ready"] is True
 
     def ask(self, request: Any) -> dict[str, Any]:
         """Send one request; the answer comes once the daemon serves."""
         raw = request if isinstance(request, bytes) else json.dumps(request).encode()
         with self.context.socket(zmq.REQ) as requester:
             requester.linger = 0
+            if self.locks:
+                self.locks.client(requester)
             requester.connect(self.control)
             requester.send(raw)
             assert requester.poll(PATIENCE_MS), self.log.read_text()
             return json.loads(requester.recv())
 
+    def kill(self) -> None:
+        """End it as a power cut would; its state folder stays for the next one."""
+        self.stop(signal.SIGKILL)
+
     def subscribe(self, topic: bytes = b"strata.") -> Subscriber:
-        subscriber = Subscriber(self.context, self.results, topic)
+        subscriber = Subscriber(self.context, self.results, topic, self.locks)
         self.sockets.append(subscriber.socket)
         return subscriber
 
@@ -59,7 +116,9 @@ class Daemon:
         controller = self.context.socket(kind)
         self.sockets.append(controller)
         controller.linger = 1_000
-        controller.bind(self.slices)
+        if self.locks:
+            self.locks.server(controller)
+        bind_when_free(controller, self.slices)
         if kind == zmq.XPUB:
             assert controller.poll(PATIENCE_MS), "the daemon did not subscribe"
         return controller
@@ -75,9 +134,17 @@ class Daemon:
 class Subscriber:
     """A subscription that is in force when the constructor returns."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, topic: bytes) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        topic: bytes,
+        locks: Locks | None = None,
+    ) -> None:
         self.socket = context.socket(zmq.SUB)
         self.socket.linger = 0
+        if locks:
+            locks.client(self.socket)
         monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self.socket.subscribe(topic)
         self.socket.connect(endpoint)

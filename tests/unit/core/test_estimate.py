@@ -75,10 +75,30 @@ def test_dark_and_saturated_slices_are_flagged():
     assert quality_flags(ordinary // 20) == ("dark",)
 
 
+@pytest.mark.hazard("H23")
+def test_a_dark_slice_has_no_confident_label_and_takes_its_neighbours():
+    def confident(embeddings, z_um, weight):
+        rows = np.full((len(z_um), 3), 0.01, np.float32)
+        rows[np.arange(len(z_um)), [0, 0, 1, 0, 1, 2, 2, 0]] = 0.98  # 3 and 7 are black and called epidermis
+        return Recurrence(rows)
+
+    dark = {3, 7}
+    stack = PartialStack(
+        tuple(
+            EmbeddedSlice(i, 3.0 * i, np.zeros(2, np.float32), flags=("dark",) if i in dark else ())
+            for i in range(8)
+        )
+    )
+    estimate = estimate_strata(stack, confident, Estimation())
+    assert estimate.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert {i for i, row in enumerate(estimate.probabilities) if row.max() < 0.5} == dark
+    assert estimate.probabilities.dtype == np.float32
+
+
 def test_partial_stack_is_ordered_by_depth_then_index():
     stack = PartialStack()
     for index, z_um in [(0, 5.0), (3, 1.0), (1, 5.0), (2, -2.0)]:
-        stack = stack.with_slice(EmbeddedSlice(index, z_um, np.full(2, index, np.float32)))
+        stack = stack.with_slices(EmbeddedSlice(index, z_um, np.full(2, index, np.float32)))
     assert [s.index for s in stack.slices] == [2, 3, 0, 1]
     assert stack.z_um.tolist() == [-2.0, 1.0, 5.0, 5.0]
     assert stack.embeddings[:, 0].tolist() == [2, 3, 0, 1]
@@ -146,7 +166,7 @@ def test_estimate_of_every_prefix_equals_that_of_the_prefix_alone(n, seed):
 
     stack = PartialStack()
     for i in rng.permutation(n):
-        stack = stack.with_slice(EmbeddedSlice(int(i), float(i), embeddings[i]))
+        stack = stack.with_slices(EmbeddedSlice(int(i), float(i), embeddings[i]))
         seen = sorted(s.index for s in stack.slices)
         alone = recurrent(embeddings[seen], None, None).probabilities
         assert np.array_equal(estimate_strata(stack, recurrent, Estimation()).probabilities, alone)

@@ -145,7 +145,7 @@ def test_a_sweep_goes_on_until_both_boundaries_are_behind() -> None:
 def test_the_papers_reading_stays_to_be_had() -> None:
     stack = PartialStack()
     for index in range(3):
-        stack = stack.with_slice(EmbeddedSlice(index, 3.0 * index, np.zeros(2, np.float32)))
+        stack = stack.with_slices(EmbeddedSlice(index, 3.0 * index, np.zeros(2, np.float32)))
     given = Recurrence(np.eye(3, dtype=np.float32), np.zeros((3, 3), np.float32))
     paper = Estimation().estimate(stack, given)
     assert paper.labels.tolist() == [0, 1, 2]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.io.keys import new_key_pair
 from rcm_daemon.settings import Settings, default_state_dir, load_settings
 
 
@@ -77,16 +78,56 @@ def test_unreadable_file(tmp_path, text):
     assert "cannot be read as TOML" in faults(config=tmp_path / "absent.toml")[0]
 
 
+REMOTE = [
+    "tcp://0.0.0.0:1",
+    "tcp://*:1",
+    "tcp://192.168.0.7:1",
+    "tcp://example.org:1",
+    "tcp://127.example.org:1",
+    "tcp://localhost.example.org:1",
+    "tcp://127.0.0.1:0;10.0.0.1:1",
+    "tcp://[2001:db8::1]:1",
+]
+
+
 @pytest.mark.hazard("H64")
-@pytest.mark.parametrize(
-    "endpoint", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.7:1", "tcp://example.org:1"]
-)
-@pytest.mark.parametrize("key", ["results_bind", "control_bind", "slices_connect"])
-def test_remote_endpoints_need_a_word(endpoint, key):
-    value = [endpoint] if key == "slices_connect" else endpoint
-    assert "is not loopback" in faults(**{key: value})[0]
-    settings = load_settings(None, {key: value, "allow_unencrypted_remote": True})
-    assert getattr(settings, key) == value
+@pytest.mark.parametrize("endpoint", REMOTE)
+@pytest.mark.parametrize("name", ["results_bind", "control_bind", "slices_connect"])
+def test_remote_endpoints_need_keys_or_a_word(tmp_path, endpoint, name):
+    value = [endpoint] if name == "slices_connect" else endpoint
+    given = {name: value, "keys_dir": tmp_path}
+    assert "which is not loopback" in faults(**given)[0]
+    settings = load_settings(None, given | {"allow_unencrypted_remote": True})
+    assert getattr(settings, name) == value
+    assert not settings.is_encrypted(endpoint)
+    new_key_pair(tmp_path, "daemon")
+    settings = load_settings(None, given | {"controller_keys": ["vendor"]})
+    assert settings.is_encrypted(endpoint)
+    assert not settings.is_encrypted("tcp://127.0.0.1:5")
+
+
+@pytest.mark.hazard("H64")
+def test_a_remote_controller_needs_the_name_of_its_key(tmp_path):
+    new_key_pair(tmp_path, "daemon")
+    several = ["tcp://10.0.0.1:1", "tcp://10.0.0.2:1", "tcp://127.0.0.1:1"]
+    for names in ([], ["a", "b"]):
+        (fault,) = faults(slices_connect=several, keys_dir=tmp_path, controller_keys=names)
+        assert "controller_keys names the allowed key of tcp://10.0.0.1:1, tcp://10.0.0.2:1" in fault
+    for names in (["a"], ["a", "b", "c"]):
+        settings = load_settings(
+            None, {"slices_connect": several, "keys_dir": tmp_path, "controller_keys": names}
+        )
+        assert [settings.controller_key(i) for i in range(2)] == (names * 2)[:2]
+
+
+@pytest.mark.hazard("H64")
+def test_everything_can_be_locked(tmp_path):
+    (fault,) = faults(encrypt="always", keys_dir=tmp_path)
+    assert "which encrypt = always demands" in fault
+    new_key_pair(tmp_path, "daemon")
+    given = {"encrypt": "always", "keys_dir": tmp_path, "controller_keys": ["vendor"]}
+    assert load_settings(None, given).is_encrypted("tcp://127.0.0.1:1")
+    assert "exclude each other" in faults(**given, allow_unencrypted_remote=True)[0]
 
 
 def test_every_setting_is_described():
@@ -107,3 +148,21 @@ def test_the_example_file_holds_the_defaults():
     assert load_settings(example, {}) == load_settings(None, {})
     text = example.read_text()
     assert all(f"{name} = " in text for name in Settings.model_fields)
+
+
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize("bind", ["0.0.0.0:9781", "10.0.0.1:9781", "example.org:9781", "127.example.org:1"])
+def test_metrics_are_for_this_machine_unless_told_otherwise(bind):
+    (fault,) = faults(metrics_bind=bind)
+    assert "is not loopback and metrics are not encrypted" in fault
+    assert load_settings(None, {"metrics_bind": bind, "allow_unencrypted_remote": True}).metrics_bind == bind
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:9781", "[::1]:9781", "localhost:9781", ""])
+def test_metrics_on_loopback(bind):
+    assert load_settings(None, {"metrics_bind": bind}).metrics_bind == bind
+
+
+@pytest.mark.parametrize("bind", ["9781", "127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:80"])
+def test_metrics_bind_reads_host_and_port(bind):
+    assert faults(metrics_bind=bind)[0].startswith("metrics_bind: ")

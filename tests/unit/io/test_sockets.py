@@ -17,7 +17,7 @@ def test_sender_that_is_merely_faster_is_not_taken_for_dead():
         sender.sndhwm = 0
         sender.linger = 0
         port = sender.bind_to_random_port("tcp://127.0.0.1")
-        receiver = connect_slices(context, [f"tcp://127.0.0.1:{port}"], "pull")
+        receiver = connect_slices(context, f"tcp://127.0.0.1:{port}", "pull")
         for number in range(n_messages):
             sender.send_multipart([str(number).encode(), bytes(1_000_000)])
         received = []

@@ -55,3 +55,25 @@ def test_a_spoilt_counter_is_reported_not_guessed(tmp_path):
     (tmp_path / "seq").write_text("many")
     with pytest.raises(ConfigurationError, match="must hold one whole number"):
         StateDir(tmp_path)
+
+
+def test_the_salt_is_made_once_and_for_the_daemon_alone(tmp_path):
+    state = StateDir(tmp_path)
+    salt = state.salt()
+    assert len(salt) == 32
+    assert (tmp_path / "salt").stat().st_mode & 0o777 == 0o600
+    state.close()
+    again = StateDir(tmp_path)
+    assert again.salt() == salt
+    (tmp_path / "salt").write_bytes(salt[:9])
+    with pytest.raises(ConfigurationError, match="must hold 32 bytes"):
+        again.salt()
+    again.close()
+    other = StateDir(tmp_path / "other")
+    assert other.salt() != salt
+    other.close()
+
+
+def test_the_folder_is_the_daemons_alone(tmp_path):
+    StateDir(tmp_path / "state").close()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700

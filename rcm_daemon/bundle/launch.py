@@ -1,0 +1,43 @@
+"""How a worker process is started: which bundle, on what, and over which channel."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rcm_daemon.bundle.provider import ProviderChoice
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What one bundle's workers are given.
+
+    Attributes
+    ----------
+    folder
+        Of the bundle.
+    digest
+        What the bundle there must have; empty = whatever it has.
+    checked
+        Whether golden vectors must come out right before the bundle is served.
+    public_key
+        Key the bundle must be signed with (Ed25519, 64 hexadecimal digits); empty = none needed.
+    """
+
+    folder: str
+    provider: ProviderChoice = "auto"
+    n_threads: int = 0
+    digest: str = ""
+    checked: bool = False
+    public_key: str = ""
+
+    def to_argument(self) -> str:
+        """Write as one word of a command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Launch:
+        """Read what `to_argument` wrote."""
+        return cls(**json.loads(argument))

@@ -1,0 +1,79 @@
+"""In which order the account is written down: each instrument's in the order of its messages.
+
+A slice's entry is complete when its embedding is there, which takes a while; what came after it waits. So a
+crash leaves on disk what was received up to some message of each instrument, and nothing of what came
+later. A sender that repeats what was not acknowledged then goes on exactly there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rcm_daemon.core.account import latest
+
+if TYPE_CHECKING:
+    from rcm_daemon.core.account import Row
+    from rcm_daemon.core.acknowledgement import Reply
+
+
+@dataclass
+class Entry:
+    """What one event of an instrument changes on disk, and who is to be told once it is there."""
+
+    instrument: str
+    rows: list[Row] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    is_complete: bool = True
+    n_rows_allowed: int = 64
+
+    def absorb(self, later: Entry) -> None:
+        """Take over the entry that comes next; rows that others replace are dropped now and then."""
+        self.rows += later.rows
+        self.replies += later.replies
+        if len(self.rows) > self.n_rows_allowed:
+            self.rows = latest(self.rows)
+            self.n_rows_allowed = max(64, 2 * len(self.rows))
+
+
+class CommitOrder:
+    """Entries of all instruments that are not on disk yet."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[Entry]] = {}
+        self._slices: dict[tuple[int, int], Entry] = {}
+        self.n_entries = 0
+
+    def add(self, entry: Entry) -> None:
+        """Take the next entry of its instrument."""
+        queue = self._queues.setdefault(entry.instrument, deque())
+        if queue and queue[-1].is_complete and entry.is_complete:
+            queue[-1].absorb(entry)
+        else:
+            queue.append(entry)
+            self.n_entries += 1
+
+    def add_slice(self, number: int, index: int, entry: Entry) -> None:
+        """Take an entry that is complete once slice `index` of acquisition `number` is settled."""
+        entry.is_complete = False
+        self._slices[number, index] = entry
+        self.add(entry)
+
+    def settle(self, number: int, index: int) -> Entry | None:
+        """Return the entry of a slice that is settled now, to be filled in; None where it has been before."""
+        entry = self._slices.pop((number, index), None)
+        if entry is not None:
+            entry.is_complete = True
+        return entry
+
+    def take(self) -> list[Entry]:
+        """Return what can be written now, in order."""
+        taken = []
+        for instrument, queue in list(self._queues.items()):
+            while queue and queue[0].is_complete:
+                taken.append(queue.popleft())
+            if not queue:
+                del self._queues[instrument]
+        self.n_entries -= len(taken)
+        return taken

@@ -1,0 +1,120 @@
+"""All of the daemon's sockets, locked where they must be, and what is ready on them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from rcm_daemon.io.control import ControlSocket
+from rcm_daemon.io.door import Door
+from rcm_daemon.io.ingest import IngestSocket
+from rcm_daemon.io.line import Line
+from rcm_daemon.io.results import ResultsSocket
+from rcm_daemon.io.sockets import Context, bind_control, bind_ingest, bind_results, connect_slices, rebind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rcm_daemon.io.curve import CurveServer
+    from rcm_daemon.io.sockets import Socket
+    from rcm_daemon.settings import Settings
+
+log = logging.getLogger("rcm_daemon")
+
+
+class Endpoints:
+    """Binds results, control and acknowledged ingest; connects to slices later.
+
+    Raises
+    ------
+    ConfigurationError
+        A port in use, or keys that cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._context: Context = Context()
+        self.slices: dict[Socket, bytes | None] = {}  # with the public key of the controller, if locked
+        try:
+            locked = any(map(settings.is_encrypted, settings.endpoints))
+            self.door = Door(self._context, settings.keys_dir, settings.key if locked else None)
+            self.results = ResultsSocket(self._bind_results(), self.door.allows)
+            control = bind_control(self._context, settings.control_bind, self._lock(settings.control_bind))
+            self.control = ControlSocket(control, self.door.allows, self.door.lets_operate)
+            self.ingest: IngestSocket | None = None
+            if settings.ingest_bind:
+                socket = bind_ingest(self._context, settings.ingest_bind, self._lock(settings.ingest_bind))
+                self.ingest = IngestSocket(socket, settings.ingest_credit)
+        except BaseException:
+            self.abort()
+            raise
+
+    def connect_slices(self) -> None:
+        """Connect a socket a controller, and begin to watch all sockets for refused connections.
+
+        Raises
+        ------
+        ConfigurationError
+            Slices cannot be connected to.
+        """
+        for position, endpoint in enumerate(self._settings.slices_connect):
+            curve = None
+            if self._settings.is_encrypted(endpoint):
+                curve = self.door.client(self._settings.controller_key(position))
+            socket = connect_slices(self._context, endpoint, self._settings.slices_socket, curve)
+            self.slices[socket] = curve.server if curve is not None else None
+            self.door.watch(socket, "slices", Line(socket, endpoint))
+        self.door.watch(self.results.socket, "results")
+        self.door.watch(self.control.socket, "control")
+        if self.ingest is not None:
+            self.door.watch(self.ingest.socket, "ingest")
+
+    def poll(self, others: Iterable[Any], patience_ms: int, *, wants_slices: bool) -> set[Any]:
+        """Wait for something to do, but not for slices that are not wanted now."""
+        poller = zmq.Poller()
+        for socket in (self.results.socket, self.control.socket, *self.door.monitors, *others):
+            poller.register(socket, zmq.POLLIN)
+        if wants_slices:
+            for socket in (*self.slices, *([self.ingest.socket] if self.ingest is not None else [])):
+                poller.register(socket, zmq.POLLIN)
+        return {socket for socket, _ in poller.poll(patience_ms)}
+
+    def keep_watch(self) -> None:
+        """Account for refused connections, and send away subscribers whose key has been revoked."""
+        self.door.note_events(time.monotonic())
+        self.door.report_refusals(time.monotonic())
+        if self.results.serves_revoked:
+            # libzmq cannot send a single one away: all go, the others come again.
+            self.door.leave(self.results.socket)
+            self.results.socket.close(linger=0)
+            log.warning("results bound anew, the key of a subscriber was revoked")
+            self.results.replace_socket(rebind(self._bind_results))
+            self.door.watch(self.results.socket, "results")
+
+    def close(self) -> None:
+        """Send what is still to be sent, and close everything."""
+        self.door.report_refusals(float("inf"))
+        self.door.close()
+        for socket in self.slices:
+            socket.close(linger=0)
+        self.results.socket.close()
+        self.control.socket.close()
+        if self.ingest is not None:
+            self.ingest.socket.close()
+        self._context.term()
+
+    def abort(self) -> None:
+        """Close everything at once."""
+        if hasattr(self, "door"):
+            self.door.close()
+        self._context.destroy(linger=0)
+
+    def _lock(self, endpoint: str) -> CurveServer | None:
+        return self.door.server if self._settings.is_encrypted(endpoint) else None
+
+    def _bind_results(self) -> Socket:
+        endpoint = self._settings.results_bind
+        return bind_results(self._context, endpoint, self._lock(endpoint))

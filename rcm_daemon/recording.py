@@ -1,0 +1,207 @@
+"""The account on disk: what each message changed, written in order, and answered once it is there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rcm_daemon.core.account import (
+    DroppedSliceRow,
+    InstrumentRow,
+    ResultRow,
+    SliceRow,
+    StackRow,
+    new_rejections,
+    restore_stack,
+)
+from rcm_daemon.core.commit_order import CommitOrder, Entry
+from rcm_daemon.core.instrument import Ended, Instrument
+from rcm_daemon.core.rejection import Origin, Rejection, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rcm_daemon.core.account import Row
+    from rcm_daemon.core.acknowledgement import Reply
+    from rcm_daemon.core.ledger import Ledger
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.io.journal import Journal
+    from rcm_daemon.io.journal_writer import JournalWriter
+
+MAX_UNWRITTEN = 20_000
+"""With so much that cannot be written no further slices are read, so that memory stays bounded."""
+
+
+@dataclass
+class Restored:
+    """A stack as it was written: its slices, to be labelled again, and whether its result was published."""
+
+    stack: Acquisition
+    embedded: list[EmbeddedSlice]
+    has_result: bool
+
+
+@dataclass
+class _Written:
+    """How many of a stack's listed refusals have rows, and the next one's ordinal."""
+
+    n_seen: int = 0
+    next_ordinal: int = 0
+
+
+class Recording:
+    """Writes down what the ledger decides, and holds answers back until it is on disk.
+
+    Parameters
+    ----------
+    ledger
+        Is filled from the journal.
+    journal
+        Read here, then left to the writer.
+    writer
+        Writes a batch of rows at a time.
+    """
+
+    def __init__(self, ledger: Ledger, journal: Journal, writer: JournalWriter) -> None:
+        self._ledger = ledger
+        self._order = CommitOrder()
+        self._refusals: dict[int, _Written] = {}
+        self._instrument_rows: dict[str, InstrumentRow] = {}
+        self._replies: list[Reply] = []  # of the batch that is being written
+        self.restored = self._restore(journal)
+        self.n_damaged = journal.n_damaged
+        self.writer = writer
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more can be taken in."""
+        return self._order.n_entries < MAX_UNWRITTEN
+
+    @property
+    def n_unwritten(self) -> int:
+        """Entries that wait to be written."""
+        return self._order.n_entries
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all is on disk and answered."""
+        return not self._order.n_entries and self.writer.is_free
+
+    def note(
+        self,
+        instrument: str,
+        stacks: Iterable[Acquisition] = (),
+        reply: Reply | None = None,
+        slice_: tuple[Acquisition, int] | None = None,
+    ) -> None:
+        """Write down an instrument and some of its stacks as they are now.
+
+        `slice_` is what has to be embedded before this, and all that comes after it, can be written.
+        """
+        entry = Entry(instrument, replies=[reply] if reply is not None else [])
+        known = self._ledger.instrument(instrument)
+        if known is not None:
+            row = InstrumentRow.of(instrument, known)
+            if self._instrument_rows.get(instrument) != row:
+                self._instrument_rows[instrument] = row
+                entry.rows.append(row)
+        for stack in stacks:
+            entry.rows += [StackRow.of(stack), *self._new_rejections(stack)]
+        if slice_ is not None:
+            self._order.add_slice(slice_[0].number, slice_[1], entry)
+        elif entry.rows or entry.replies:
+            self._order.add(entry)
+
+    def embedded(self, stack: Acquisition, new: EmbeddedSlice) -> None:
+        """Write down an accepted slice's embedding."""
+        if (entry := self._order.settle(stack.number, new.index)) is not None:
+            entry.rows.append(SliceRow(stack.number, stack.received[new.index], new))
+
+    def refused(self, stack: Acquisition, index: int, error: str) -> None:
+        """Write down that an accepted slice turned out unusable."""
+        if not self.settle_refused(stack, index, error):  # it was written as accepted
+            rows: list[Row] = [DroppedSliceRow(stack.number, index), StackRow.of(stack)]
+            self._order.add(Entry(stack.instrument, rows + self._new_rejections(stack)))
+
+    def settle_refused(self, stack: Acquisition, index: int, error: str) -> bool:
+        """Write that down, and answer who waits, if the slice is not written yet; whether it was not."""
+        entry = self._order.settle(stack.number, index)
+        if entry is None:
+            return False
+        entry.rows += self._new_rejections(stack)
+        for reply in entry.replies:
+            reply.refuse(error)
+        return True
+
+    def result(self, stack: Acquisition, message: str) -> None:
+        """Write down the final message of a stack that has ended."""
+        self._order.add(Entry(stack.instrument, [StackRow.of(stack), ResultRow(stack.number, message)]))
+
+    def advance(self) -> list[Reply]:
+        """Start writing what can be written; returns the answers whose cause is on disk now."""
+        due: list[Reply] = []
+        if self.writer.take_written():
+            due, self._replies = self._replies, []
+        if self.writer.is_free and (entries := self._order.take()):
+            rows = [row for entry in entries for row in entry.rows]
+            replies = [reply for entry in entries for reply in entry.replies]
+            if rows:
+                self._replies = replies
+                self.writer.submit(rows)
+            else:
+                due += replies
+        return due
+
+    def close(self, stacks: Iterable[Acquisition]) -> None:
+        """Write the exact revisions of these stacks and end."""
+        if self.is_settled and (rows := [StackRow.of(stack, revisions_ahead=0) for stack in stacks]):
+            self.writer.submit([*rows])
+        self.writer.close()
+
+    def _new_rejections(self, stack: Acquisition) -> list[Row]:
+        written = self._refusals.setdefault(stack.number, _Written())
+        rows = new_rejections(stack, written.n_seen, written.next_ordinal)
+        written.n_seen += len(rows)
+        written.next_ordinal += len(rows)
+        if stack.ended != "open" and len(self._refusals) > 1_000:
+            self._refusals.pop(next(iter(self._refusals)))
+        return [*rows]
+
+    def _restore(self, journal: Journal) -> list[Restored]:
+        """Fill the ledger from the journal; returns the stacks that go on, and each instrument's last."""
+        now_s = time.monotonic()
+        for row in journal.instruments()[-self._ledger.max_instruments :]:
+            self._instrument_rows[row.name] = row
+            self._ledger.adopt(row.name, row.restore())
+        has_result = journal.has_result()
+        accounts = sorted(journal.stacks().items())
+        last = {fields["instrument"]: number for number, fields in accounts}
+        restored = []
+        for number, fields in accounts:
+            known = self._ledger.instrument(fields["instrument"])
+            if known is None:
+                known = Instrument(fields["run_id"])
+                self._ledger.adopt(fields["instrument"], known)
+            goes_on = number not in has_result or number == last[fields["instrument"]]
+            if not goes_on:
+                known.remember(fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s)))
+                continue
+            received, embedded, n_damaged = journal.slices(number)
+            refusals = journal.rejections(number)
+            stack = restore_stack(number, fields, received, refusals, now_s)
+            if stack.ended == "open" and number != last[stack.instrument]:
+                stack.ended = "incomplete"  # its end is among what was damaged
+            if stack.ended != "open":
+                known.note_ended(stack)
+            known.current = stack
+            next_ordinal = max((row.ordinal for row in refusals), default=-1) + 1
+            self._refusals[number] = _Written(len(refusals), next_ordinal)
+            known.forget_absent(number, received)
+            for _ in range(n_damaged):
+                detail = "a slice that was stored is damaged on disk; it may be sent again"
+                origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id)
+                stack.note_rejection(Rejection(Rule.DAMAGED, detail, origin))
+            restored.append(Restored(stack, embedded, number in has_result and not n_damaged))
+        self._ledger.next_number = journal.next_number()
+        return restored

@@ -1,0 +1,201 @@
+"""Kills a daemon, or its worker, at random moments of an acknowledged stream, and looks for what was lost.
+
+`python -m tests.system.kills 500` from the repository's root is `make kill`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from harness import Daemon, free_endpoint
+from sender import picture
+from tiny_bundle import FIELD, write_bundle
+
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.client import Client
+
+N_SLICES = 12
+N_PICTURES = 40
+PACE_S = 0.004
+WORKER_SHARE = 0.2
+PATIENCE_S = 120.0
+
+
+@dataclass
+class KillReport:
+    """What came of it; seconds from a kill to the next acknowledgement, or the next worker's first slice."""
+
+    n_daemon_kills: int = 0
+    n_worker_kills: int = 0
+    n_slices: int = 0
+    faults: list[str] = field(default_factory=list)
+    daemon_s: list[float] = field(default_factory=list)
+    worker_s: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_daemon_kills} kills of the daemon, {self.n_worker_kills} of its worker, "
+            f"{self.n_slices} slices acknowledged, {len(self.faults)} faults"
+        ]
+        for what, seconds in (("daemon", self.daemon_s), ("worker", self.worker_s)):
+            if seconds:
+                p50, p99 = np.percentile(seconds, [50, 99])
+                lines.append(f"from a kill of the {what} to serving again: {p50:.2f} s p50, {p99:.2f} s p99")
+        return "\n".join([*lines, *self.faults])
+
+
+class Stream(threading.Thread):
+    """A controller that sends stack after stack until told to stop, then waits for all answers."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self.client = Client(endpoint, "m1", patience_s=PATIENCE_S)
+        self.n_stacks = 0
+        self.fault = ""
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        try:
+            with self.client as client:
+                while not self._stopping.is_set():
+                    client.start_stack(
+                        f"stack {self.n_stacks}", shape=FIELD, pixel_size_um=0.5, n_slices=N_SLICES
+                    )
+                    for index in range(N_SLICES):
+                        image = picture((self.n_stacks + index) % N_PICTURES, FIELD)
+                        client.send_slice(index, image, 3.0 * index)
+                        self._stopping.wait(PACE_S)
+                    client.end_stack()
+                    self.n_stacks += 1
+        except Exception as error:
+            self.fault = f"the controller ended: {error!r}"
+
+    def next_answer(self) -> bool:
+        """Wait for an answer to a message that had none; False when none came."""
+        before, give_up_s = self.client.n_acknowledged, time.monotonic() + PATIENCE_S
+        while self.client.n_acknowledged == before:
+            if self.fault or time.monotonic() > give_up_s:
+                return False
+            time.sleep(0.001)  # the time until then is what is measured
+        return True
+
+    def finish(self) -> None:
+        self._stopping.set()
+        self.join(2 * PATIENCE_S)
+
+
+def expected_results(bundle: Path) -> list[np.ndarray]:
+    """Probabilities of an undisturbed run for stacks 0 to N_PICTURES - 1; later ones repeat them."""
+    networks = Networks.open(load_verified(bundle), "cpu")
+    embeddings = networks.embed_many(np.stack([picture(seed, FIELD) for seed in range(N_PICTURES)]))
+    z_um, weight = np.arange(N_SLICES) * 3.0, np.ones(N_SLICES)
+    places = (np.arange(N_PICTURES)[:, None] + np.arange(N_SLICES)) % N_PICTURES
+    return [networks.label(embeddings[row], z_um, weight) for row in places]
+
+
+def run_kills(folder: Path, n_kills: int, seed: int = 0) -> KillReport:
+    rng = np.random.default_rng(seed)
+    bundle = folder / "bundle"
+    write_bundle(bundle, kind="whole", version="1.0.0")
+    endpoint = free_endpoint()
+    report = KillReport()
+    daemon = Daemon(folder, bundle, "--ingest-bind", endpoint)
+    stream = Stream(endpoint)
+    stream.start()
+    for _ in range(n_kills):
+        if not stream.next_answer():
+            break
+        time.sleep(rng.uniform(0.0, 0.25))
+        if rng.random() < WORKER_SHARE:
+            report.worker_s.append(kill_worker(daemon))
+            report.n_worker_kills += 1
+            continue
+        killed_s = time.monotonic()
+        daemon.kill()
+        report.n_daemon_kills += 1
+        daemon = Daemon(folder, bundle, "--ingest-bind", endpoint, await_ready=False)
+        if stream.next_answer():
+            report.daemon_s.append(time.monotonic() - killed_s)
+    stream.finish()
+    code = daemon.stop()
+    if code != 0:
+        report.faults.append(f"the daemon ended with {code}")
+    _judge(report, stream, folder, expected_results(bundle))
+    if report.faults:
+        report.faults.append(daemon.log.read_text()[-2_000:])
+    return report
+
+
+def kill_worker(daemon: Daemon) -> float:
+    """Return after how many seconds the next worker had embedded a slice."""
+    before = daemon.ask({"htype": "get_health"})
+    killed_s = time.monotonic()
+    os.kill(before["worker_pid"], signal.SIGKILL)
+    n_embedded = None
+    while True:
+        now = daemon.ask({"htype": "get_health"})
+        if now["worker_pid"] != before["worker_pid"]:
+            n_embedded = now["n_cnn_runs"] if n_embedded is None else n_embedded
+            if now["n_cnn_runs"] > n_embedded:
+                return time.monotonic() - killed_s
+
+
+def _judge(report: KillReport, stream: Stream, folder: Path, expected: list[np.ndarray]) -> None:
+    if stream.is_alive() or stream.fault:
+        report.faults.append(stream.fault or "the controller hangs")
+    report.faults += [f"refused: {refusal}" for refusal in stream.client.refusals]
+    command = [
+        sys.executable,
+        "-m",
+        "rcm_daemon",
+        "stacks",
+        "--state-dir",
+        str(folder / "state"),
+        "--json",
+        "-",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    results = {message["stack_id"]: message for message in map(json.loads, done.stdout.splitlines())}
+    report.n_slices = sum(message["n_slices"] for message in results.values())
+    if len(results) != stream.n_stacks:
+        report.faults.append(
+            f"{stream.n_stacks} stacks were sent and acknowledged, {len(results)} have results"
+        )
+    for number in range(stream.n_stacks):
+        message = results.get(f"stack {number}")
+        if message is None:
+            report.faults.append(f"stack {number} has no result")
+            continue
+        found = {
+            key: message[key]
+            for key in ("state", "acquisition", "n_missing", "n_lost", "n_rejected", "index")
+        }
+        wanted = {
+            "state": "complete",
+            "acquisition": 1,
+            "n_missing": 0,
+            "n_lost": 0,
+            "n_rejected": 0,
+            "index": list(range(N_SLICES)),
+        }
+        if found != wanted:
+            report.faults.append(f"stack {number}: {found}")
+        elif np.abs(np.array(message["probability"]) - expected[number % N_PICTURES]).max() > 1e-6:
+            report.faults.append(f"stack {number} has other probabilities than an undisturbed run")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        print(outcome := run_kills(Path(name), int(sys.argv[1]), seed=time.time_ns()))
+    sys.exit(bool(outcome.faults))

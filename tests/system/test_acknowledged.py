@@ -1,0 +1,291 @@
+"""Acknowledged ingest on the real daemon: restarts, full disks, credit, half-open connections."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+from faults.sitecustomize import HANG_ONCE
+from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
+from proxy import Proxy
+from sender import Sender, picture
+from tiny_bundle import FIELD, write_bundle
+
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.client import Client
+
+FAULTS = str(Path(__file__).parents[1] / "faults")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(folder, kind="whole", version="1.0.0")
+    return folder
+
+
+@pytest.fixture
+def endpoint():
+    return free_endpoint()
+
+
+@pytest.fixture
+def daemon(tmp_path, bundle, endpoint):
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
+    yield daemon
+    assert daemon.stop() == 0
+
+
+@pytest.fixture
+def peer(daemon, endpoint):
+    """A DEALER as another language would have it."""
+    peer = daemon.context.socket(zmq.DEALER)
+    daemon.sockets.append(peer)
+    peer.linger = 0
+    peer.connect(endpoint)
+    return peer
+
+
+def ask(peer, frames):
+    peer.send_multipart(frames)
+    assert peer.poll(PATIENCE_MS), "no answer came"
+    (answer,) = peer.recv_multipart()
+    return json.loads(answer)
+
+
+def send_stack(client, stack_id="s", n=10, first=0):
+    client.start_stack(stack_id, shape=FIELD, pixel_size_um=0.5, n_slices=n)
+    for index in range(n):
+        client.send_slice(index, picture(first + index, FIELD), 3.0 * index)
+    client.end_stack()
+
+
+def test_every_message_is_answered_as_the_wire_says(peer):
+    sender = Sender()
+    start = ask(peer, sender.start("s", 3, FIELD))
+    assert start == {
+        "htype": "ack",
+        "schema": "rcm-ack-1",
+        "instrument": "m1",
+        "run_id": "run-1",
+        "msg_number": 0,
+        "of": "stack_start",
+        "stack_id": "s",
+        "index": -1,
+        "status": "stored",
+        "error": "",
+        "credit": 16,
+    }
+    frames = sender.slice("s", 0, picture(0, FIELD))
+    assert [ask(peer, frames)["status"] for _ in range(2)] == ["stored", "duplicate"]
+    other = ask(peer, sender.slice("s", 0, picture(1, FIELD)))
+    assert (other["status"], other["index"]) == ("conflict", 0)
+    spoilt = ask(peer, sender.slice("s", 1, picture(1, FIELD), crc32=1))
+    assert (spoilt["status"], spoilt["index"], spoilt["of"]) == ("rejected", 1, "slice")
+    assert spoilt["error"].startswith("R114 crc_mismatch: slice 1 of 's'")
+    assert ask(peer, sender.heartbeat("s"))["of"] == "heartbeat"
+    assert ask(peer, sender.end("s", 2))["of"] == "stack_end"
+    nonsense = ask(peer, [b"nonsense"])
+    assert (nonsense["status"], nonsense["msg_number"], nonsense["of"]) == ("rejected", -1, "")
+    old = ask(peer, Sender(run_id="run-2").start("t"))
+    assert old["status"] == "stored"
+    late = ask(peer, sender.slice("s", 2, picture(2, FIELD)))
+    assert late["error"].startswith("R201 old_run")
+
+
+@pytest.mark.hazard("H56")
+def test_messages_of_an_older_run_are_refused_and_repeats_are_answered_as_such(peer):
+    old, new = Sender(run_id="a"), Sender(run_id="b")
+    first = old.slice("s", 0, picture(0, FIELD))
+    assert ask(peer, first)["status"] == "stored"
+    assert ask(peer, first)["status"] == "duplicate"
+    assert ask(peer, new.slice("s", 1, picture(1, FIELD)))["status"] == "stored"
+    assert ask(peer, first)["error"].startswith("R201 old_run")
+    assert ask(peer, new.slice("s", 0, picture(0, FIELD)))["status"] == "duplicate"
+
+
+@pytest.mark.hazard("H26")
+@pytest.mark.hazard("H50")
+def test_a_stack_killed_half_way_goes_on_as_if_nothing_had_been(tmp_path, bundle, endpoint):
+    networks = Networks.open(load_verified(bundle), "cpu")
+    images = np.stack([picture(i, FIELD) for i in range(10)])
+    expected = networks.label(networks.embed_many(images), np.arange(10) * 3.0, np.ones(10))
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
+    with Client(endpoint, "m1") as client:
+        client.start_stack("s", shape=FIELD, pixel_size_um=0.5, n_slices=10)
+        for index in range(10):
+            client.send_slice(index, images[index], 3.0 * index)
+            if index == 5:
+                client.wait()
+                before = daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"][0]
+                daemon.kill()
+                daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
+                results = daemon.subscribe()
+                again = results.until(n_slices=6)
+                for key in ("index", "label", "probability", "acquisition", "bundle_digest", "n_lost"):
+                    assert again[key] == before[key], key
+                assert again["revision"] > before["revision"]
+                assert again["seq"] > before["seq"]
+        client.end_stack()
+    final = results.until(state="complete")
+    assert client.refusals == []
+    assert np.abs(np.array(final["probability"]) - expected).max() < 1e-6
+    assert (final["n_lost"], final["n_missing"], final["n_rejected"]) == (0, 0, 0)
+    assert daemon.ask({"htype": "get_health"})["n_cnn_runs"] == 4
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H28")
+def test_revisions_go_on_by_one_over_a_clean_restart(tmp_path, bundle, endpoint):
+    revisions = []
+    sender = Sender()
+    for index in range(3):
+        daemon = Daemon(tmp_path, bundle)
+        results, controller = daemon.subscribe(), daemon.controller()
+        controller.send_multipart(sender.slice("s", index, picture(index, FIELD)))
+        revisions.append(results.until(n_slices=index + 1)["revision"])
+        assert daemon.stop() == 0
+    assert revisions == [1, 3, 5]  # each restart publishes the restored stack once
+
+
+@pytest.mark.hazard("H33")
+def test_full_disk_stops_acknowledgements_and_nothing_else_until_there_is_room(tmp_path, bundle, endpoint):
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender("m2")
+    client = Client(endpoint, "m1")
+    client.start_stack("s", shape=FIELD, pixel_size_um=0.5)
+    client.send_slice(0, picture(0, FIELD), 0.0)
+    client.wait()
+    # No file may grow beyond what the journal's log has now: the log of messages is shorter.
+    limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    n_bytes = (tmp_path / "state/journal.db-wal").stat().st_size
+    assert n_bytes > 10_000
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    client.send_slice(1, picture(1, FIELD), 3.0)
+    assert results.until(instrument="m1", n_slices=2)["state"] == "open"
+    controller.send_multipart(sender.slice("other", 0, picture(2, FIELD)))
+    assert results.until(instrument="m2")["n_slices"] == 1
+    while not (health := daemon.ask({"htype": "get_health"}))["journal_fault"]:
+        pass
+    assert (health["ready"], health["state"]) == (False, "not recording")
+    assert client.n_unanswered == 1
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limits)
+    client.wait()
+    health = daemon.ask({"htype": "get_health"})
+    assert (health["ready"], health["journal_fault"]) == (True, "")
+    daemon.kill()
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
+    state = daemon.subscribe().until(instrument="m1", n_slices=2)
+    assert state["n_lost"] == 0
+    client.close()
+    assert "the journal cannot be written" in daemon.log.read_text()
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H39")
+def test_credit_stalls_the_sender_while_inference_hangs(tmp_path, bundle, endpoint):
+    options = ["--ingest-bind", endpoint]
+    environment = {"RCM_SLICE_TIMEOUT_S": "2", "PYTHONPATH": FAULTS, "FAULTS": str(tmp_path)}
+    daemon = Daemon(tmp_path, bundle, *options, RCM_INGEST_CREDIT="5", **environment)
+    most = 0
+    with Client(endpoint, "m1") as client:
+        client.start_stack("s", shape=FIELD, pixel_size_um=0.5)
+        for index in range(20):
+            image = picture(index, FIELD)
+            image[0, 0] = HANG_ONCE if index == 3 else 0
+            client.send_slice(index, image, 3.0 * index)
+            most = max(most, client.n_unanswered)
+        client.end_stack()
+    assert most == 5
+    assert client.refusals == []
+    assert daemon.ask({"htype": "get_health"})["n_worker_restarts"] == 1
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H51")
+def test_a_half_open_connection_is_made_anew(daemon, endpoint):
+    proxy = Proxy(endpoint)
+    with Client(proxy.endpoint, "m1") as client:
+        client.start_stack("s", shape=FIELD, pixel_size_um=0.5)
+        client.wait()
+        proxy.freeze()
+        for index in range(5):
+            client.send_slice(index, picture(index, FIELD), 3.0 * index)
+        client.end_stack()
+    assert proxy.n_connections >= 2
+    assert client.refusals == []
+    assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"][0]["state"] == "complete"
+    proxy.close()
+
+
+@pytest.mark.hazard("H52")
+def test_with_keys_the_client_gets_in_and_a_stranger_does_not(tmp_path, bundle, endpoint):
+    locks = Locks(tmp_path / "keys")
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, locks=locks)
+    with Client(endpoint, "m1", secure=lambda socket: locks.client(socket, "vendor")) as client:
+        send_stack(client)
+    assert client.refusals == []
+    with Client(endpoint, "m9", secure=lambda socket: locks.client(socket, "vendor")) as other:
+        other.start_stack("s", shape=FIELD, pixel_size_um=0.5)
+    assert "wrong_instrument" in other.refusals[0].error
+    assert daemon.stop() == 0
+
+
+def test_the_simulated_microscope_sends_acknowledged(daemon, endpoint):
+    words = ["simulate", "phantom", "--transport", "dealer", "--connect", endpoint, "--fps", "200"]
+    words += ["--size", "64", "--pixel-size-um", "1", "--z-step-um", "5", "--stacks", "2", "--seed", "3"]
+    command = [sys.executable, "-m", "rcm_daemon", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.count("slices sent") == 2
+    for seed in (3, 4):
+        state = daemon.ask({"htype": "get_state", "stack_id": f"phantom-{seed}"})["stacks"][0]
+        assert (state["state"], state["n_lost"], state["n_rejected"]) == ("complete", 0, 0)
+
+
+def test_stacks_are_listed_and_exported_while_the_daemon_runs_and_after(daemon, endpoint, tmp_path):
+    def stacks(*words):
+        command = [
+            sys.executable,
+            "-m",
+            "rcm_daemon",
+            "stacks",
+            "--state-dir",
+            str(tmp_path / "state"),
+            *words,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with Client(endpoint, "m1") as client:
+        send_stack(client, "one", 4)
+        send_stack(client, "two", 3)
+        client.start_stack("three", shape=FIELD, pixel_size_um=0.5)
+        client.send_slice(0, picture(0, FIELD), 0.0)
+    lines = stacks().splitlines()
+    assert [line.split()[1:5] for line in lines[1:]] == [
+        ["one", "1", "complete", "4"],
+        ["two", "1", "complete", "3"],
+        ["three", "1", "open", "1"],
+    ]
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.wait(30)
+    (message,) = map(json.loads, stacks("--json", "-", "--stack", "two").splitlines())
+    assert (message["stack_id"], message["state"], message["n_slices"]) == ("two", "complete", 3)
+    rows = stacks("--csv", "-", "--stack", "one").splitlines()
+    assert rows[0].startswith("instrument,acquisition,stack_id,index,z_um,label,")
+    assert [row.split(",")[:5] for row in rows[1:]] == [
+        ["m1", "1", "one", str(i), str(3.0 * i)] for i in range(4)
+    ]
+
+
+def test_stacks_without_a_journal(tmp_path):
+    command = [sys.executable, "-m", "rcm_daemon", "stacks", "--state-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)

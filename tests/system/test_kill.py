@@ -1,0 +1,19 @@
+"""kill -9 at random moments of acknowledged streams: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import pytest
+from kills import run_kills
+
+
+@pytest.mark.hazard("H26")
+@pytest.mark.hazard("H49")
+@pytest.mark.hazard("H50")
+@pytest.mark.timeout(600)
+def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
+    report = run_kills(tmp_path, 20, seed=7)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.faults
+    assert report.n_daemon_kills + report.n_worker_kills == 20
+    assert report.n_slices > 20

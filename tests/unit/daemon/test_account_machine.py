@@ -1,0 +1,233 @@
+"""The account under everything that can happen between a controller and a disk, in any order.
+
+At every moment: sent = acknowledged + reported missing + refused + in flight, and what was acknowledged is on
+disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from life import Life
+from sender import Sender, picture
+
+PLANNED = 4
+
+
+class Account(RuleBasedStateMachine):
+    @initialize()
+    def begin(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "journal.db"
+        self.digest = "first"
+        self.n_runs = self.n_stacks = 0
+        self.bundle_of = {}  # stack id -> the bundle active when its first message was taken
+        self.new_run()
+        self.open_id, self.next_index = None, 0
+        self.life = Life(self.path, self.digest)
+
+    def new_run(self):
+        self.n_runs += 1
+        self.sender = Sender(run_id=f"run-{self.n_runs}")
+        self.frames = {}  # message number -> frames, of this run
+        self.unanswered = {}  # numbers -> their place in the order of sending
+        self.delivered = set()
+        self.dropped = set()  # lost on the wire and not sent again
+        self.answered = {}  # number -> status
+        self.stored = {}  # number -> (stack id, index)
+        self.wire = []  # numbers on their way
+
+    def post(self, frames):
+        number = self.sender.next_number - 1
+        self.frames[number] = frames
+        self.unanswered[number] = None
+        self.wire.append(number)
+
+    @rule()
+    def start(self):
+        self.n_stacks += 1
+        self.open_id, self.next_index = f"s{self.n_stacks}", 0
+        self.post(self.sender.start(self.open_id, PLANNED, (8, 8)))
+
+    @precondition(lambda self: self.open_id is not None and self.next_index < PLANNED)
+    @rule(spoilt=st.booleans())
+    def slice(self, spoilt):
+        keys = {"crc32": 1} if spoilt else {}
+        image = picture(self.next_index, (8, 8))
+        self.post(self.sender.slice(self.open_id, self.next_index, image, **keys))
+        self.next_index += 1
+
+    @precondition(lambda self: self.open_id is not None)
+    @rule()
+    def end(self):
+        self.post(self.sender.end(self.open_id, self.next_index))
+        self.open_id = None
+
+    @precondition(lambda self: self.wire)
+    @rule()
+    def deliver(self):
+        self.take_in(self.wire.pop(0))
+
+    @precondition(lambda self: self.frames)
+    @rule(data=st.data())
+    def deliver_again(self, data):
+        """A message that had been sent comes once more: a duplicate, or a retry before the rest."""
+        delivered = sorted(set(self.frames) - set(self.wire) - self.dropped)
+        if delivered:
+            self.take_in(data.draw(st.sampled_from(delivered)))
+
+    @precondition(lambda self: len(self.wire) > 1)
+    @rule()
+    def reorder(self):
+        self.wire[0], self.wire[1] = self.wire[1], self.wire[0]
+
+    @precondition(lambda self: self.wire and self.wire[0] not in self.delivered)
+    @rule()
+    def drop(self):
+        """A message is lost before anybody has seen it, and never sent again, as on plain SUB."""
+        number = self.wire.pop(0)
+        self.dropped.add(number)
+        del self.unanswered[number]
+
+    @rule()
+    def heartbeat(self):
+        self.life.receive(self.sender.heartbeat())
+
+    @precondition(lambda self: self.life.waiting)
+    @rule(fails=st.booleans())
+    def embed(self, fails):
+        self.life.embed(fails)
+
+    @rule()
+    def turn(self):
+        self.life.turn()
+        self.collect()
+
+    @rule()
+    def write(self):
+        self.life.disk.write()
+
+    @rule()
+    def activate(self):
+        self.digest = f"{self.digest[:8]}+"
+        self.life.ledger.bundle_digest = self.digest
+
+    @rule()
+    def kill(self):
+        """The process is gone between any two steps; what was not acknowledged is sent again, in order."""
+        on_disk = self.life.journal.stacks().values()
+        self.bundle_of = {(s["stack_id"], s["acquisition"]): s["bundle_digest"] for s in on_disk}
+        self.life.journal.close()
+        self.life = Life(self.path, self.digest)
+        self.wire = list(self.unanswered)
+
+    @rule()
+    def restart(self):
+        """A clean stop: everything in hand is finished first."""
+        self.life.settle()
+        self.collect()
+        self.kill()
+
+    @precondition(lambda self: not self.wire)
+    @rule()
+    def controller_restarts(self):
+        """A new run; nothing of the old one is sent again."""
+        self.life.settle()
+        self.collect()
+        self.all_is_settled()
+        self.new_run()
+
+    def take_in(self, number):
+        stacks = {s.stack_id for s in self.life.ledger.open_stacks()}
+        self.delivered.add(number)
+        self.life.receive(self.frames[number])
+        for stack in self.life.ledger.open_stacks():
+            if stack.stack_id not in stacks:
+                assert stack.bundle_digest == self.digest
+                self.bundle_of[stack.stack_id, stack.acquisition] = stack.bundle_digest
+
+    def collect(self):
+        for reply in self.life.replies:
+            if reply.run_id != self.sender.run_id or reply.of == "heartbeat":
+                continue
+            self.unanswered.pop(reply.msg_number, None)
+            self.answered.setdefault(reply.msg_number, reply.status)
+            if reply.of == "slice" and reply.status == "stored":
+                self.stored[reply.msg_number] = (reply.stack_id, reply.index)
+        self.life.replies.clear()
+
+    @property
+    def numbering(self):
+        known = self.life.ledger.instrument("m1")
+        return known.numbering if known is not None and known.run_id == self.sender.run_id else None
+
+    def missing(self):
+        numbering = self.numbering
+        return {n for hole in numbering.holes for n in hole} if numbering is not None else set()
+
+    @invariant()
+    def sent_is_accounted_for(self):
+        if not hasattr(self, "life"):
+            return
+        missing, numbering = self.missing(), self.numbering
+        n_lost = self.life.ledger.n_lost("m1", self.sender.run_id)
+        assert n_lost == len(missing)
+        answered = set(self.answered)
+        known = set(range(numbering.next_number)) if numbering is not None else set()
+        assert answered <= known, "what was answered is forgotten"
+        assert not answered & missing, "what was answered is reported missing"
+        in_flight = set(range(self.sender.next_number)) - answered - missing
+        # What is neither answered nor reported missing is on its way: on the wire, in hand of the daemon, or
+        # lost where nobody can know it before a later number is seen.
+        assert self.sender.next_number == len(answered) + n_lost + len(in_flight)
+        lost_unseen = {
+            n for n in in_flight & self.dropped if n >= (numbering.next_number if numbering else 0)
+        }
+        assert in_flight - lost_unseen <= set(self.unanswered)
+
+    @invariant()
+    def what_was_stored_is_on_disk(self):
+        if not hasattr(self, "life"):
+            return
+        on_disk = {}
+        for number, fields in self.life.journal.stacks().items():
+            refused = {row.index for row in self.life.journal.rejections(number)}
+            on_disk.setdefault(fields["stack_id"], set()).update(self.life.journal.slices(number)[0], refused)
+        for stack_id, index in self.stored.values():
+            assert index in on_disk.get(stack_id, set()), (stack_id, index)
+
+    @invariant()
+    def a_stack_keeps_its_bundle(self):
+        if not hasattr(self, "life"):
+            return
+        for stack in self.life.ledger.open_stacks():
+            assert stack.bundle_digest == self.bundle_of[stack.stack_id, stack.acquisition]
+
+    def all_is_settled(self):
+        """With everything delivered and written, nothing is in flight."""
+        assert not self.unanswered
+        lost = self.missing()
+        assert set(range(self.sender.next_number)) - set(self.answered) - self.dropped == set()
+        assert lost <= self.dropped
+
+    def teardown(self):
+        if hasattr(self, "life"):
+            while self.wire:
+                self.take_in(self.wire.pop(0))
+            self.life.settle()
+            self.collect()
+            self.all_is_settled()
+            self.sent_is_accounted_for()
+            self.what_was_stored_is_on_disk()
+            self.life.journal.close()
+            shutil.rmtree(self.folder)
+
+
+TestAccount = pytest.mark.hazard("H26")(pytest.mark.hazard("H56")(pytest.mark.timeout(600)(Account.TestCase)))
+TestAccount.settings = settings(max_examples=60, stateful_step_count=50)

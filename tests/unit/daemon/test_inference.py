@@ -1,0 +1,191 @@
+"""What the desk gives its worker next, and what becomes of slices whose worker fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_supervisor import EPOCH_S, FakeSupervisor, job, stack_named
+
+from rcm_daemon.core.rejection import Rule
+from rcm_daemon.inference import COALESCE_S, Desk, Embedded, Labelled, NotOpened, Unusable
+
+
+@pytest.fixture
+def supervisor():
+    return FakeSupervisor()
+
+
+@pytest.fixture
+def desk(supervisor):
+    return Desk(supervisor)
+
+
+def take_over(outcomes):
+    """Do what the service does with labels."""
+    for outcome in outcomes:
+        if isinstance(outcome, Labelled):
+            outcome.stack.partial = outcome.partial
+    return outcomes
+
+
+def run(desk, supervisor, now_s=EPOCH_S, limit=100):
+    """Answer every request until there is none; returns the kinds of requests in order."""
+    kinds = []
+    take_over(desk.advance(now_s))
+    while supervisor.in_hand and len(kinds) < limit:
+        kinds.append(supervisor.answer())
+        take_over(desk.advance(now_s))
+    return kinds
+
+
+def test_a_lone_slice_is_embedded_and_labelled_at_once(desk, supervisor):
+    stack = stack_named("a")
+    desk.embed(job(stack, 3))
+    assert desk.advance(EPOCH_S) == []
+    supervisor.answer()
+    (embedded,) = desk.advance(EPOCH_S)
+    assert isinstance(embedded, Embedded)
+    assert embedded.new.index == 3
+    assert desk.n_waiting == 1
+    supervisor.answer()
+    (labelled,) = desk.advance(EPOCH_S)
+    assert isinstance(labelled, Labelled)
+    assert [s.index for s in labelled.partial.slices] == [3]
+    assert labelled.given.probabilities.shape == (1, 3)
+    assert desk.n_waiting == 0
+
+
+@pytest.mark.hazard("H39")
+def test_reruns_coalesce_while_slices_of_the_stack_wait_and_slices_never_do(desk, supervisor):
+    stack = stack_named("a")
+    for index in range(20):
+        desk.embed(job(stack, index))
+    assert run(desk, supervisor) == ["embed"] * 20 + ["label"]
+    assert [s.index for s in stack.partial.slices] == list(range(20))
+
+
+@pytest.mark.hazard("H39")
+def test_under_lasting_load_a_stack_is_still_labelled_now_and_then(desk, supervisor):
+    stack = stack_named("a")
+    kinds, now_s = [], EPOCH_S
+    for index in range(40):
+        desk.embed(job(stack, index))
+    take_over(desk.advance(now_s))
+    while supervisor.in_hand:
+        now_s += COALESCE_S / 10
+        kinds.append(supervisor.answer())
+        take_over(desk.advance(now_s))
+    assert kinds.count("embed") == 40
+    assert 3 <= kinds.count("label") <= 6
+
+
+@pytest.mark.hazard("H20")
+def test_a_stack_is_not_held_up_by_slices_of_others(desk, supervisor):
+    one, two = stack_named("a"), stack_named("b")
+    desk.embed(job(one, 0))
+    desk.embed(job(two, 0))
+    assert run(desk, supervisor) == ["embed", "label", "embed", "label"]
+
+
+@pytest.mark.hazard("H49")
+def test_what_a_dead_worker_had_in_hand_is_given_to_the_next_first(desk, supervisor):
+    stack = stack_named("a")
+    for index in range(3):
+        desk.embed(job(stack, index))
+    desk.advance(EPOCH_S)
+    supervisor.die()
+    assert desk.advance(EPOCH_S) == []
+    assert desk.n_waiting == 3
+    supervisor.come_back()
+    run(desk, supervisor)
+    assert [s.index for s in stack.partial.slices] == [0, 1, 2]
+    assert supervisor.embedded_indices == [0, 0, 1, 2]
+
+
+@pytest.mark.hazard("H63")
+def test_a_slice_that_ends_its_worker_twice_is_quarantined_and_the_stack_goes_on(desk, supervisor):
+    stack = stack_named("a")
+    desk.embed(job(stack, 0))
+    desk.embed(job(stack, 1))
+    for last in (False, True):
+        desk.advance(EPOCH_S)
+        supervisor.die()
+        outcomes = desk.advance(EPOCH_S)
+        supervisor.come_back()
+        assert bool(outcomes) is last
+    (refused,) = outcomes
+    assert isinstance(refused, Unusable)
+    assert (refused.index, refused.rule) == (0, Rule.QUARANTINED)
+    assert "2 times over this slice" in refused.detail
+    run(desk, supervisor)
+    assert [s.index for s in stack.partial.slices] == [1]
+
+
+@pytest.mark.hazard("H63")
+def test_a_slice_that_cannot_be_labelled_is_found_among_several(desk, supervisor):
+    """The rerun over three new slices fails; one by one, the second is refused and the others stay."""
+    stack = stack_named("a")
+    for index in range(3):
+        desk.embed(job(stack, index))
+    supervisor.unlabelled_index = 1
+    refused = []
+    desk.advance(EPOCH_S)
+    while supervisor.in_hand:
+        supervisor.answer()
+        refused += [o for o in take_over(desk.advance(EPOCH_S)) if isinstance(o, Unusable)]
+    assert [(r.index, r.rule) for r in refused] == [(1, Rule.NOT_LABELLED)]
+    assert [s.index for s in stack.partial.slices] == [0, 2]
+    assert desk.n_waiting == 0
+
+
+@pytest.mark.hazard("H63")
+def test_a_slice_whose_labelling_ends_the_worker_twice_is_quarantined(desk, supervisor):
+    stack = stack_named("a")
+    desk.embed(job(stack, 0))
+    desk.advance(EPOCH_S)
+    supervisor.answer()
+    refused = []
+    for _ in range(2):
+        desk.advance(EPOCH_S)
+        supervisor.die()
+        refused += desk.advance(EPOCH_S)
+        supervisor.come_back()
+    assert [(r.index, r.rule) for r in refused] == [(0, Rule.QUARANTINED)]
+    assert desk.n_waiting == 0
+
+
+def test_a_death_while_idle_charges_nobody(desk, supervisor):
+    stack = stack_named("a")
+    for _ in range(3):
+        supervisor.die()
+        assert desk.advance(EPOCH_S) == []
+        supervisor.come_back()
+    desk.embed(job(stack, 0))
+    assert run(desk, supervisor) == ["embed", "label"]
+    assert desk.n_deaths == 3
+
+
+def test_a_slice_that_fails_to_embed_is_refused_with_the_reason(desk, supervisor):
+    desk.embed(job(stack_named("a"), 0))
+    desk.advance(EPOCH_S)
+    supervisor.fail("an embedding must be finite, got 2 of 4 values that are not for slice 0 of 'a'")
+    (refused,) = desk.advance(EPOCH_S)
+    assert (refused.rule, refused.index) == (Rule.NOT_EMBEDDED, 0)
+    assert refused.detail.startswith("an embedding must be finite")
+
+
+def test_a_worker_that_never_opened_its_bundle_is_told_apart(desk, supervisor):
+    supervisor.bundle = None
+    supervisor.die(refused="the bundle is bad")
+    (not_opened,) = desk.advance(EPOCH_S)
+    assert isinstance(not_opened, NotOpened)
+    assert not_opened.refused == "the bundle is bad"
+
+
+def test_labels_rest_on_exactly_what_was_sent(desk, supervisor):
+    stack = stack_named("a")
+    for index in (2, 0, 1):
+        desk.embed(job(stack, index))
+        run(desk, supervisor)
+    assert [s.index for s in supervisor.stacks[-1].slices] == [0, 1, 2]
+    assert np.array_equal(supervisor.stacks[-1].embeddings[:, 0], [0.0, 1.0, 2.0])
