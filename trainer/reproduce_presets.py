@@ -71,7 +71,7 @@ QUICK = Preset(
 COMPACT = Preset(
     "compact",
     0,
-    CnnRecipe(size=192, n_epochs=12),
+    CnnRecipe(size=128, n_epochs=14),
     replace(OURS, n_epochs=60),
     TextonRecipe(n_fitted=4000),
 )

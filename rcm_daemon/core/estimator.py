@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rcm_daemon.core.advice import advise
 from rcm_daemon.core.mosaic import MosaicRule, mosaic_plan
 from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior, boundary_posterior
-from rcm_daemon.core.records import Boundary, StrataEstimate
+from rcm_daemon.core.records import Boundary, Status, StrataEstimate
 from rcm_daemon.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -129,9 +129,13 @@ def monotone_estimate(
         raise InferenceError(
             f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
         )
-    first, second = (_boundary(posterior, k, parameters, share_seen) for k in (0, 1))
+    statuses = tuple(_status(posterior, k, parameters.found_probability) for k in (0, 1))
+    medians_um = posterior.medians((statuses[0] == "inside", statuses[1] == "inside"))
+    first, second = (
+        _boundary(posterior, k, statuses[k], medians_um[k], parameters, share_seen) for k in (0, 1)
+    )
     strata = posterior.strata
-    labels = _labels(posterior, 0, first.status) + _labels(posterior, 1, second.status)
+    labels = _below(z_um, first) + _below(z_um, second)
     settled = np.take_along_axis(strata, labels[:, None], axis=1)[:, 0] >= parameters.settled_probability
     return StrataEstimate(
         labels=labels,
@@ -144,22 +148,32 @@ def monotone_estimate(
     )
 
 
-def _labels(posterior: BoundaryPosterior, boundary: int, status: str) -> NDArray[np.int64]:
+def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
     """1 for each slice below a boundary, else 0; [n]."""
-    if status == "not_reached":
-        return np.zeros(posterior.n_slices, np.int64)
-    return (posterior.cdf[boundary, : posterior.n_slices] >= 0.5).astype(np.int64)
+    if boundary.found:
+        return (z_um >= boundary.um).astype(np.int64)
+    return np.full(len(z_um), boundary.status == "above_start", np.int64)
+
+
+def _status(posterior: BoundaryPosterior, k: int, found_probability: float) -> Status:
+    if posterior.above_start(k) >= 0.5:
+        return "above_start"
+    return "inside" if posterior.reached(k) >= found_probability else "not_reached"
 
 
 def _boundary(
-    posterior: BoundaryPosterior, k: int, parameters: EstimatorParameters, share_seen: float
+    posterior: BoundaryPosterior,
+    k: int,
+    status: Status,
+    um: float,
+    parameters: EstimatorParameters,
+    share_seen: float,
 ) -> Boundary:
-    if posterior.above_start(k) >= 0.5:
-        return Boundary("above_start")
-    if posterior.reached(k) >= parameters.found_probability:
-        low, high = parameters.inside.of(k, share_seen)
-        um, low_um, high_um = posterior.quantile(k, np.array([0.5, low, high])).tolist()
-        return Boundary("inside", um=um, low_um=min(low_um, um), high_um=max(high_um, um))
+    if status == "above_start":
+        return Boundary(status)
+    if status == "inside":
+        low_um, high_um = posterior.quantile(k, np.array(parameters.inside.of(k, share_seen))).tolist()
+        return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
     low, high = parameters.forecast.of(k, share_seen)
     um, low_um, high_um = posterior.forecast(k, np.array([0.5, low, high])).tolist()
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rcm_daemon.core.records import BOUNDARIES, STRATA, Advice, Boundary
+from rcm_daemon.core.records import BOUNDARIES, STRATA, Advice, Boundary, Status
 
 if TYPE_CHECKING:
     from rcm_daemon.core.stack import Acquisition
@@ -18,7 +18,6 @@ STRATA_SCHEMA = "rcm-strata-1"
 INTERVAL = 0.9
 
 Row = Annotated[list[float], Field(min_length=3, max_length=3)]
-Status = Literal["not_reached", "inside", "above_start"]
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class BoundaryPosterior:
     ----------
     depths_um
         [n + F] depths of the slices, then of places ahead.
+    joint
+        [G, G] probability of every pair of gaps, epidermis-DEJ by row.
     cdf
         [2, n + F] probability that each boundary lies above each of these depths.
     n_slices
@@ -76,6 +78,7 @@ class BoundaryPosterior:
     """
 
     depths_um: Floats
+    joint: Floats
     cdf: Floats
     n_slices: int
 
@@ -105,6 +108,28 @@ class BoundaryPosterior:
         reached = self.reached(boundary)
         last = self.cdf[boundary, -1]
         return self.quantile(boundary, np.minimum(reached + np.asarray(level) * (1.0 - reached), last))
+
+    def medians(self, inside: tuple[bool, bool]) -> tuple[float, float]:
+        """Median depth of each boundary in um, given which of them lie between two slices.
+
+        Parameters
+        ----------
+        inside
+            For each boundary, whether it is taken to lie between two slices; one that is not is taken to lie
+            anywhere else. Given both, the second median is below the first by a slice or more, since no pair
+            of gaps of any probability is otherwise.
+        """
+        within = np.zeros(self.joint.shape[0], np.bool_)
+        within[1 : self.n_slices] = True
+        rows, columns = (within if there else ~within for there in inside)
+        block = self.joint * rows[:, None] * columns
+        marginals = block.sum(axis=1), block.sum(axis=0)
+        cumulated = [np.cumsum(marginal[:-1]) for marginal in marginals]
+        halves = [marginal.sum() / 2 for marginal in marginals]
+        first, second = (
+            float(np.interp(half, cdf, self.depths_um)) for half, cdf in zip(halves, cumulated, strict=True)
+        )
+        return first, second
 
 
 def depth_shares_um(z_um: Floats) -> Floats:
@@ -146,10 +171,11 @@ def boundary_posterior(
     joint = (np.concatenate([np.full(N_ABOVE - 1, first[0]), first]) - largest)[:, None] + second
     np.exp(np.minimum(joint, 0.0, out=joint), out=joint)
     joint *= _prior_mass(depths - z_um[0], prior)
-    by_row = joint.sum(axis=1)
-    marginals = np.stack([np.concatenate([[by_row[:N_ABOVE].sum()], by_row[N_ABOVE:]]), joint.sum(axis=0)])
-    cdf = np.cumsum(marginals[:, :-1], axis=1) / by_row.sum()
-    return BoundaryPosterior(depths, np.minimum(cdf, 1.0), n)
+    joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
+    joint = joint[N_ABOVE - 1 :]
+    joint /= joint.sum()
+    cdf = np.cumsum(np.stack([joint.sum(axis=1), joint.sum(axis=0)])[:, :-1], axis=1)
+    return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0), n)
 
 
 def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:

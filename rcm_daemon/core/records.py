@@ -161,6 +161,9 @@ class Slice:
 Message = StackStart | Slice | StackEnd | Heartbeat
 
 
+Status = Literal["not_reached", "inside", "above_start"]
+
+
 @dataclass(frozen=True)
 class Boundary:
     """Where one boundary lies in what has been seen of a stack.
@@ -170,7 +173,7 @@ class Boundary:
     estimator gives none.
     """
 
-    status: Literal["not_reached", "inside", "above_start"] = "not_reached"
+    status: Status = "not_reached"
     um: float = 0.0
     low_um: float = 0.0
     high_um: float = 0.0

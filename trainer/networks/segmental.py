@@ -17,7 +17,7 @@ from torch import nn
 from rcm_daemon.core.posterior import LONE_UM, N_ABOVE, WIDEST_UM, BoundaryPrior
 
 FIRST_PRIOR = BoundaryPrior(
-    start_um=50.0, start_scale_um=15.0, thickness_um=45.0, thickness_scale_um=9.0, thinnest_um=8.0
+    start_um=50.0, start_scale_um=15.0, thickness_um=45.0, thickness_scale_um=9.0, thinnest_um=5.0
 )
 WEAKEST_START_SCALE_UM = 12.0
 """The prior on epidermis-DEJ stays at least this wide: other operators begin at other depths."""
@@ -61,7 +61,7 @@ class SegmentalLikelihood(nn.Module):
         labels_BN: torch.Tensor,
         lengths_B: torch.Tensor,
     ) -> torch.Tensor:
-        """Log probability [B] of each stack's own pair of gaps.
+        """Log probability [B] of each stack's own pair of gaps, 0 where the prior rules it out.
 
         Parameters
         ----------
@@ -86,8 +86,11 @@ class SegmentalLikelihood(nn.Module):
         own_j_B = ((labels_BN < 1) & there_BN).sum(1)
         own_k_B = ((labels_BN < 2) & there_BN).sum(1)
         stacks_B = torch.arange(len(lengths_B), device=lengths_B.device)
-        own_B = by_gap_BGG[stacks_B, own_j_B, own_k_B].clamp(min=-1e4)
-        return own_B - by_gap_BGG.flatten(1).logsumexp(1)
+        own_B = by_gap_BGG[stacks_B, own_j_B, own_k_B]
+        # A junction thinner than any the prior knows teaches nothing.
+        possible_B = torch.isfinite(own_B)
+        own_B = torch.where(possible_B, own_B, torch.zeros_like(own_B))
+        return torch.where(possible_B, own_B - by_gap_BGG.flatten(1).logsumexp(1), torch.zeros_like(own_B))
 
     def _prior_mass(self, z_um_BN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         last_B1 = (lengths_B - 1).unsqueeze(1)
