@@ -1,14 +1,15 @@
 """Calibration of a live network on patients used for nothing else: temperature, intervals, settled labels.
 
-Intervals are corrected the conformal way (Chernozhukov, Wuthrich and Zhu 2021, "Distributional conformal
-prediction"): for every interval the posterior would give on calibration stacks, where in its own
-distribution does the readers' boundary lie? The 5 % and 95 % points of these ranks, patients counting alike, are the levels
-that hold 90 % of the boundaries; a fraction of a stack more is taken off both ends for the finite number of
-patients.
+The evidence is scaled to where the readers' boundaries are likeliest. Intervals are corrected the conformal
+way (Chernozhukov, Wuthrich and Zhu 2021, "Distributional conformal prediction"): for every interval the
+posterior would give on calibration stacks, where in its own distribution does the readers' boundary lie? The
+5 % and 95 % points of these ranks, patients counting alike, are the levels that hold 90 % of the boundaries;
+they are taken a little farther out for the finite number of patients.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,31 +21,37 @@ from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.posterior import boundary_posterior
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
-from trainer.live_runs import live_run
+from trainer.live_runs import again, live_run
 from trainer.progress import progress_bar
+from trainer.run_folder import state_digest, this_command
 from trainer.scores import depths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rcm_daemon.core.pipeline import Recurrent
-    from rcm_daemon.core.posterior import BoundaryPrior
+    from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior
     from trainer.data.manifest import LabelledStack
     from trainer.live_runs import LiveRun
+    from trainer.networks.rcn import RecurrentStrata
 
 CALIBRATION_SCHEMA = "rcm-calibration-1"
+CALIBRATION_NAME = "calibration.json"
 FOUND_PROBABILITY = 0.5
 SETTLED_CHANGES = 0.008
 """Share of settled labels that may change on calibration stacks: 1 % with something to spare."""
 FEWEST_PATIENTS = 20
 """A quarter of the stack with fewer patients than this takes the levels of all quarters together."""
+SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
+EVERY = 4
 TEMPERATURES = np.geomspace(0.5, 4.0, 85)
 OUTERMOST = 0.002
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Where in a distribution the readers' boundary lay: `rank` 0..1, of a stack of which a share was seen."""
+    """Where in its distribution the readers' boundary lay, 0..1, when a share of the stack was seen."""
 
     patient: str
     boundary: int
@@ -74,11 +81,42 @@ class Calibration:
         }
 
 
-def uncalibrated(prior: BoundaryPrior) -> EstimatorParameters:
+def write_calibration(folder: Path, found: Calibration, network: RecurrentStrata) -> Path:
+    """Write calibration.json into the network's run folder; returns its path."""
+    path = folder / CALIBRATION_NAME
+    content = {
+        **found.content,
+        "network_digest": state_digest(network.state_dict()),
+        "command": this_command(),
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read_calibration(checkpoint: Path, network: RecurrentStrata) -> dict[str, Any] | None:
+    """Read the calibration of a run folder or a checkpoint in it, None where nobody calibrated it.
+
+    Raises
+    ------
+    DataSetError
+        If it is that of other weights.
+    """
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CALIBRATION_NAME
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content.get("network_digest") != state_digest(network.state_dict()):
+        raise DataSetError(
+            f"a calibration belongs to one network, {path} was fitted to another: calibrate anew"
+        )
+    return content
+
+
+def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> EstimatorParameters:
     """Give the estimator of a network nobody calibrated: the posterior's own levels, little settled."""
     edge = (1 - INTERVAL) / 2
     levels = _levels(np.array([edge, 1 - edge]))
-    return _parameters(prior, levels, levels, 0.999)
+    return _parameters(prior, evidence_scale, levels, levels, 0.999)
 
 
 def calibrate(
@@ -109,32 +147,44 @@ def calibrate(
             f"a calibration needs {FEWEST_PATIENTS} patients or more that nothing else was fitted on, "
             f"got {len(patients)}"
         )
-    estimation = Estimation(uncalibrated(prior))
+    plain = Estimation()
+    with progress_bar("running the network", len(stacks), "stacks") as advance:
+        runs = []
+        for stack, rows_NE in zip(stacks, embeddings, strict=True):
+            runs.append(live_run(stack, rows_NE, recurrent, plain))
+            advance(1, "")
+    scale = _fit_scale(runs, prior)
+    estimation = Estimation(uncalibrated(prior, scale))
     ranks: list[Rank] = []
-    answers: list[tuple[np.ndarray, np.ndarray]] = []
     confidences: list[tuple[np.ndarray, np.ndarray]] = []
     with progress_bar("calibrating", len(stacks), "stacks") as advance:
-        for stack, rows_NE in zip(stacks, embeddings, strict=True):
-            run = live_run(stack, rows_NE, recurrent, estimation)
-            ranks.extend(_ranks(run, prior))
-            answers.extend(
-                (given.probabilities, stack.labels[: len(given.probabilities)]) for given in run.given
-            )
-            confidences.append(_confidences(run))
+        for run in runs:
+            ranks.extend(_ranks(run, prior, scale))
+            confidences.append(_confidences(run, estimation))
             advance(1, "")
+    answers = [
+        (given.probabilities, run.stack.labels[: len(given.probabilities)])
+        for run in runs
+        for given in run.given
+    ]
     parameters = _parameters(
-        prior, _fit_levels(ranks, inside=True), _fit_levels(ranks, inside=False), _fit_settled(confidences)
+        prior,
+        scale,
+        _fit_levels(ranks, inside=True),
+        _fit_levels(ranks, inside=False),
+        _fit_settled(confidences),
     )
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 
 def _parameters(
-    prior: BoundaryPrior, inside: Levels, forecast: Levels, settled_probability: float
+    prior: BoundaryPrior, evidence_scale: float, inside: Levels, forecast: Levels, settled_probability: float
 ) -> EstimatorParameters:
     return EstimatorParameters.model_validate(
         {
             "schema": "rcm-estimator-1",
             **{name: round(value, 4) for name, value in vars(prior).items()},
+            "evidence_scale": round(evidence_scale, 4),
             "found_probability": FOUND_PROBABILITY,
             "settled_probability": settled_probability,
             "inside": inside,
@@ -143,15 +193,35 @@ def _parameters(
     )
 
 
-def _ranks(run: LiveRun, prior: BoundaryPrior) -> list[Rank]:
+def _posteriors(
+    run: LiveRun, prior: BoundaryPrior, scale: float, every: int = 1
+) -> Iterator[BoundaryPosterior]:
+    for given in run.given[::every]:
+        if given.evidence is None:
+            raise DataSetError("a calibration needs a segmental network, this one gives no evidence")
+        seen = len(given.evidence)
+        evidence = given.evidence.astype(np.float64) * scale
+        yield boundary_posterior(run.stack.z_um[:seen], evidence, np.ones(seen), prior)
+
+
+def _fit_scale(runs: Sequence[LiveRun], prior: BoundaryPrior) -> float:
+    """Scale of the evidence under which the readers' boundaries are likeliest, over every fourth prefix."""
+    losses = []
+    for scale in SCALES:
+        likely = [
+            posterior.of_labels(run.stack.labels[: posterior.n_slices])
+            for run in runs
+            for posterior in _posteriors(run, prior, scale, EVERY)
+        ]
+        losses.append(-float(np.log(np.maximum(likely, 1e-12)).mean()))
+    return float(SCALES[int(np.argmin(losses))])
+
+
+def _ranks(run: LiveRun, prior: BoundaryPrior, scale: float) -> list[Rank]:
     stack, found = run.stack, []
     true_um = depths(stack.labels, stack.z_um)
-    for seen, recurrence in enumerate(run.given, start=1):
-        if recurrence.evidence is None:
-            raise DataSetError("a calibration needs a segmental network, this one gives no evidence")
-        posterior = boundary_posterior(
-            stack.z_um[:seen], recurrence.evidence.astype(np.float64), np.ones(seen), prior
-        )
+    for posterior in _posteriors(run, prior, scale):
+        seen = posterior.n_slices
         for k in range(len(BOUNDARIES)):
             if posterior.above_start(k) >= 0.5 or stack.labels[0] > k:
                 continue
@@ -212,14 +282,15 @@ def _levels(pair: np.ndarray) -> Levels:
     return Levels(by_share=(both,) * N_SHARES, overall=both)
 
 
-def _confidences(run: LiveRun) -> tuple[np.ndarray, np.ndarray]:
+def _confidences(run: LiveRun, estimation: Estimation) -> tuple[np.ndarray, np.ndarray]:
     """Posterior probability of every label given, and whether it changed later."""
-    labels = [estimate.labels for estimate in run.estimates]
+    estimates = again(run, estimation).estimates
+    labels = [estimate.labels for estimate in estimates]
     n = len(labels)
     changes = np.zeros(n, np.bool_)  # of each slice, after the prefix looked at
     probabilities, changed = [], []
     for seen in range(n, 0, -1):
-        own = np.take_along_axis(run.estimates[seen - 1].posterior, labels[seen - 1][:, None], axis=1)[:, 0]
+        own = np.take_along_axis(estimates[seen - 1].posterior, labels[seen - 1][:, None], axis=1)[:, 0]
         if seen < n:
             changes[:seen] |= labels[seen][:seen] != labels[seen - 1]
         probabilities.append(own)

@@ -1,4 +1,4 @@
-"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, export, evaluate, reproduce.
+"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, calibrate, export, evaluate, reproduce.
 
 torch and the modules that need it are imported inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from rcm_daemon.errors import DataSetError, RcmError
+from trainer.calibrate_cli import calibrate
 from trainer.evaluate_cli import evaluate
 from trainer.reproduce_cli import reproduce
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(calibrate)
 app.command()(evaluate)
 app.command()(reproduce)
 

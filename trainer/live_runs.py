@@ -58,3 +58,13 @@ def live_run(
         answers.append(given)
         estimates.append(estimation.estimate(partial, given, count / len(indices)))
     return LiveRun(stack, tuple(estimates), tuple(answers))
+
+
+def again(run: LiveRun, estimation: Estimation) -> LiveRun:
+    """Read what the network gave for a whole stack anew, by another estimation."""
+    partial, estimates = PartialStack(), []
+    nothing = np.zeros(0, np.float32)
+    for index, given in enumerate(run.given):
+        partial = partial.with_slice(EmbeddedSlice(index, float(run.stack.z_um[index]), nothing))
+        estimates.append(estimation.estimate(partial, given, (index + 1) / run.stack.n_slices))
+    return LiveRun(run.stack, tuple(estimates), run.given)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rcm_daemon.core.records import StrataEstimate
+    from trainer.data.manifest import LabelledStack
     from trainer.live_runs import LiveRun
 
 MOVED_UM = 6.0
@@ -167,6 +168,6 @@ def coverages(run: LiveRun, true_um: tuple[float | None, float | None]) -> list[
     return given
 
 
-def label_boundaries(run: LiveRun) -> tuple[float | None, float | None]:
+def label_boundaries(stack: LabelledStack) -> tuple[float | None, float | None]:
     """Boundaries of the readers' labels, half-way between slices."""
-    return depths(run.stack.labels, run.stack.z_um)
+    return depths(stack.labels, stack.z_um)

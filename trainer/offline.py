@@ -17,17 +17,21 @@ import numpy as np
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.pipeline import Recurrence
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import LabelledStack
 from trainer.data.phantoms import SetParameters, StackPlan, build_stack, plan_stacks
 from trainer.data.prepared import fields_of_stack
+from trainer.onnx_recurrent import rcn_graph
 from trainer.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from rcm_daemon.core.pipeline import Recurrent
     from rcm_daemon.simulator import Phantom
+    from trainer.networks.rcn import RecurrentStrata
 
 Source = LabelledStack | tuple[StackPlan, SetParameters]
 
@@ -155,6 +159,22 @@ def _run(source: Source) -> StackRun:
         for networks, index in zip(_networks, _cnn_of, strict=True)
     ]
     return StackRun(stack, tuple(probabilities))
+
+
+def graph_runner(network: RecurrentStrata) -> Recurrent:
+    """Run a segmental network through the graph it would be exported as, probabilities as trained."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = rcn_graph(network).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(embeddings: np.ndarray, z_um: np.ndarray, weight: np.ndarray) -> Recurrence:
+        feed = {"embeddings": embeddings, "z_um": z_um, "weight": weight}
+        return Recurrence(*session.run(["probabilities", "evidence"], feed))
+
+    return run
 
 
 def _with_neighbours(fields: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ likelihood of both boundaries beside that of the labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.networks.rcn import Architecture
@@ -137,6 +137,12 @@ LIVE = replace(
     untrusted=0.05,
     segmental_weight=0.2,
 )
+LIVE_FIELDS = {
+    name: value
+    for name, value in asdict(LIVE).items()
+    if name not in ("n_epochs", "batch_size", "n_copies", "seed")
+}
+"""What makes a recipe that of a live network, whatever else it is."""
 PRESETS = {"ours": OURS, "paper": PAPER, "live": LIVE}
 
 

@@ -72,8 +72,8 @@ COMPACT = Preset(
     "compact",
     0,
     CnnRecipe(size=128, n_epochs=14),
-    replace(OURS, n_epochs=60),
-    TextonRecipe(n_fitted=4000),
+    replace(OURS, n_epochs=40),
+    TextonRecipe(n_learnt=1000, n_fitted=3000),
 )
 # The paper names neither the CNN's input size nor its training; 299 pixels are Inception-V3's own.
 FULL = Preset("paper", 0, CnnRecipe(width=1.0, size=299), PAPER, TextonRecipe())

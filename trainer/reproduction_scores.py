@@ -40,7 +40,8 @@ def reproduction(comparison: Comparison, predicted: Mapping[str, Predicted]) -> 
     """
     stacks = comparison.test_stacks
     said = {
-        name: [prediction_of(p, s.z_um) for p, s in zip(found.probabilities, stacks, strict=True)]
+        name: list(found.estimates)
+        or [prediction_of(p, s.z_um) for p, s in zip(found.probabilities, stacks, strict=True)]
         for name, found in predicted.items()
     }
     scores = {name: score(stacks, predictions) for name, predictions in said.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import BundleError, RcmError
@@ -68,7 +69,7 @@ def check_bundle(folder: Path, provider: ProviderChoice = "auto") -> CheckReport
         step = "golden vectors"
         golden = _read_golden(bundle)
         items.append(_check_embeddings(networks, golden))
-        items.append(_check_probabilities(networks, golden))
+        items.extend(_check_recurrence(networks, golden))
     except RcmError as error:
         items.append(CheckItem(step, False, str(error)))
     return CheckReport(folder, tuple(items))
@@ -108,16 +109,23 @@ def _check_embeddings(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -
     )
 
 
-def _check_probabilities(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> CheckItem:
-    expected = golden["stack_probabilities"]
-    found = networks.label(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
-    difference = float(np.abs(found - expected).max())
-    return CheckItem(
-        "golden probabilities",
-        difference <= PROBABILITY_TOLERANCE,
-        f"stack of {len(expected)} slices: largest difference {difference:.1e}, "
-        f"allowed {PROBABILITY_TOLERANCE:.1e}",
-    )
+def _check_recurrence(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> list[CheckItem]:
+    found = networks.recur(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
+    items = []
+    for name, values in vars(found).items():
+        if values is None:
+            continue
+        expected = golden[f"stack_{name}"]
+        difference = float(np.abs(values - expected).max())
+        items.append(
+            CheckItem(
+                f"golden {name}",
+                difference <= PROBABILITY_TOLERANCE,
+                f"stack of {len(expected)} slices: largest difference {difference:.1e}, "
+                f"allowed {PROBABILITY_TOLERANCE:.1e}",
+            )
+        )
+    return items
 
 
 def _read_golden(bundle: VerifiedBundle) -> dict[str, npt.NDArray[Any]]:
@@ -147,4 +155,5 @@ def _golden_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
         "stack_embeddings": (-1, size),
         "stack_weight": (-1,),
         "stack_probabilities": (-1, 3),
+        **({"stack_evidence": (-1, 3)} if ESTIMATOR_FILE in manifest.files else {}),
     }

@@ -66,6 +66,8 @@ class EstimatorParameters(_Record):
     ----------
     start_um, start_scale_um, thickness_um, thickness_scale_um, thinnest_um
         See `BoundaryPrior`.
+    evidence_scale
+        Factor on the network's evidence, below 1 where it is surer than it should be.
     found_probability
         A boundary is found once it lies above the newest slice with this probability.
     settled_probability
@@ -80,6 +82,7 @@ class EstimatorParameters(_Record):
     thickness_um: Um
     thickness_scale_um: Um
     thinnest_um: Um
+    evidence_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     found_probability: Annotated[float, Field(ge=0.5, lt=1)]
     settled_probability: Annotated[float, Field(ge=0.5, le=1)]
     inside: Levels
@@ -123,7 +126,10 @@ def monotone_estimate(
         If the evidence leaves nothing possible.
     """
     posterior = boundary_posterior(
-        z_um, evidence.astype(np.float64), weight.astype(np.float64), parameters.prior
+        z_um,
+        evidence.astype(np.float64) * parameters.evidence_scale,
+        weight.astype(np.float64),
+        parameters.prior,
     )
     if not np.all(np.isfinite(posterior.cdf)):
         raise InferenceError(

@@ -88,6 +88,14 @@ class BoundaryPosterior:
         first, second = self.cdf[:, : self.n_slices]
         return np.stack([1.0 - first, first - second, second], axis=1)
 
+    def of_labels(self, labels: NDArray[np.int64]) -> float:
+        """Probability of the pair of gaps that labels [n], never falling, imply."""
+        rows, columns = (
+            slice(place, None) if place == self.n_slices else slice(place, place + 1)
+            for place in (int((labels < 1).sum()), int((labels < 2).sum()))
+        )
+        return float(self.joint[rows, columns].sum())
+
     def above_start(self, boundary: int) -> float:
         """Probability that a boundary (0 or 1) lies above the first slice."""
         return float(self.cdf[boundary, 0])
