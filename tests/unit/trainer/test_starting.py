@@ -52,10 +52,9 @@ def drawn(seed: int, changes) -> RecurrentStrata:
     return network
 
 
-@pytest.mark.parametrize("name", [*RECURRENT, "segmental"])
+@pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_network_comes_back_from_its_graph(name: str, tmp_path: Path) -> None:
-    changes = {"segmental": True} if name == "segmental" else METHODS[name].changes
-    written, started = drawn(1, changes), drawn(2, changes)
+    written, started = (drawn(seed, METHODS[name].changes) for seed in (1, 2))
     mean, scale = started.input_mean.clone(), started.input_scale.clone()
     prior = written.likelihood.prior() if written.likelihood else None
     graph = rcn_graph(copy.deepcopy(written), 1.5 if prior else 1.0).graph
