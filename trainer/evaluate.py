@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.live_evaluation import live_evaluation
+from trainer.live_figures import draw_live
 from trainer.model_card import notice_of
 from trainer.offline import Source, StackRun, check_same_input, fresh_phantoms, run_bundles
 from trainer.predictions import read_predictions
 from trainer.report import markdown
 from trainer.run_folder import this_command, versions
-from trainer.scores import Prediction, depths, prediction_of, score
+from trainer.scores import Prediction, depths, estimated, prediction_of, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +44,9 @@ def write_evaluation(
     training: Sequence[LabelledStack] = (),
     n_fresh: int = 0,
     n_workers: int = 2,
+    live: bool = False,
+    beside: Sequence[Path] = (),
+    z_step_um: float | None = None,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -63,6 +69,13 @@ def write_evaluation(
         out of training.
     n_workers
         Processes.
+    live
+        Whether stacks are replayed slice by slice as well; draws live-<number of the set>.png beside the
+        report.
+    beside
+        Other bundles to score on the same stacks.
+    z_step_um
+        Step of the unseen phantoms, instead of steps as they are drawn.
 
     Returns
     -------
@@ -90,7 +103,9 @@ def write_evaluation(
         if kind != "single":
             raise DataSetError(f"the single-image bundle must be of kind single, {single} is of kind {kind}")
         names.append("its single-image CNN" if _same_cnn(folders) else "single-image CNN")
-    taken = [name for name in others if name in names]
+    folders += beside
+    names += [load_verified(folder).manifest.name for folder in beside]
+    taken = [name for name in (*others, *names) if [*others, *names].count(name) > 1]
     if taken or len(others) < len(predictions):
         raise DataSetError(
             f"every method needs a name of its own, got two of {taken[0] if taken else 'one file name'}"
@@ -100,9 +115,9 @@ def write_evaluation(
     if stacks:
         sets.append((f"{len(stacks)} stacks of the data set", stacks))
     if verified and n_fresh:
-        families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families")
+        families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families", z_step_um)
         sets.append((f"{n_fresh} unseen phantoms of the training families", families))
-        held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family")
+        held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family", z_step_um)
         sets.append(
             (f"{n_fresh} unseen phantoms of the family kept out of training ({HELD_OUT_FAMILY})", held_out)
         )
@@ -128,9 +143,15 @@ def write_evaluation(
         if folders:
             runs = run_bundles(folders, sources, n_workers, title)
         else:
-            runs = [StackRun(stack, ()) for stack in stacks]
+            runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}
-        result["sets"].append(_score_set(title, runs, names, said, baselines))
+        scored = _score_set(title, runs, names, said, baselines)
+        if live:
+            bundles = [Networks.open(load_verified(folder), "cpu", 1) for folder in folders]
+            scored["live"] = live_evaluation(runs, names, bundles)
+            out.mkdir(parents=True, exist_ok=True)
+            draw_live(scored["live"], title, out / f"live-{number + 1}.png")
+        result["sets"].append(scored)
         _write(out, result)
     return result
 
@@ -159,7 +180,13 @@ def _score_set(
     stacks = [run.stack for run in runs]
     methods = dict(others)
     for index, name in enumerate(names):
-        methods[name] = [prediction_of(run.probabilities[index], run.stack.z_um) for run in runs]
+        as_paper = [prediction_of(run.probabilities[index], run.stack.z_um) for run in runs]
+        own = [said for run in runs if (said := run.estimates[index]) is not None]
+        if own:
+            methods[name] = [estimated(said) for said in own]
+            methods[f"{name}, read as the paper does"] = as_paper
+        else:
+            methods[name] = as_paper
     for name, baseline in baselines.items():
         methods[name] = [baseline.predict(stack) for stack in stacks]
     agreement: dict[str, float] = {}

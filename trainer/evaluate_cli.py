@@ -27,6 +27,15 @@ def evaluate(
         Path | None, typer.Option(help="A split.json of it: only its training part is used.")
     ] = None,
     fresh_phantoms: Annotated[int, typer.Option(help="Unseen phantoms, seeded by the bundle's digest.")] = 0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also replay every stack slice by slice, as the daemon runs.")
+    ] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another bundle to score on the same stacks; repeatable.")
+    ] = None,
+    z_step_um: Annotated[
+        float | None, typer.Option(help="Step of the unseen phantoms. [default: as drawn]")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
@@ -55,5 +64,8 @@ def evaluate(
         training=training,
         n_fresh=fresh_phantoms,
         n_workers=workers,
+        live=live,
+        beside=beside or (),
+        z_step_um=z_step_um,
     )
     typer.echo((out / "evaluation.md").read_text())
