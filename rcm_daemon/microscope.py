@@ -85,7 +85,7 @@ def simulate_phantoms(
 ) -> None:
     """Publish phantoms with seeds `seed`, `seed + 1`, ... once somebody listens.
 
-    With `results_at`, an endpoint of the daemon's, each next slice is taken where the answer to the last advises.
+    With `results_at`, an endpoint of the daemon's, each next slice is taken where the last answer advises.
 
     Raises
     ------
