@@ -30,6 +30,10 @@ BundleOption = Annotated[
     typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along."),
 ]
 ProviderOption = Annotated[Provider | None, typer.Option("--provider", help="Where the CNN runs.")]
+EstimatorOption = Annotated[
+    Literal["monotone", "paper"] | None,
+    typer.Option(help="How boundaries are read: the bundle's posterior, or as the paper does."),
+]
 ZStepOption = Annotated[
     float | None, typer.Option("--z-step-um", metavar="X", help="Distance of neighbouring slices, um.")
 ]
@@ -86,6 +90,7 @@ def serve(
     pseudonymise: Annotated[
         bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
     ] = None,
+    estimator: EstimatorOption = None,
 ) -> None:
     """Label slices as they come over ZeroMQ, until SIGTERM.
 
@@ -105,6 +110,7 @@ def serve(
         "bundle": bundle,
         "bundle_dir": bundle_dir,
         "provider": provider,
+        "estimator": estimator,
         "pseudonymise": pseudonymise,
     }
     settings = load_settings(config, given)
@@ -127,6 +133,7 @@ def replay(
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
     provider: ProviderOption = None,
+    estimator: EstimatorOption = None,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE|-", help="Write a final message a stack as JSON lines."),
@@ -139,15 +146,23 @@ def replay(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the stack.")] = None,
 ) -> None:
     """Label recorded stacks through the daemon's own pipeline."""
+    from rcm_daemon.bundle.estimator import estimation_of
     from rcm_daemon.bundle.location import resolve_bundle
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.bundle.verify import load_verified
+    from rcm_daemon.core.mosaic import MosaicRule
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
     networks = Networks.open(load_verified(resolve_bundle(bundle)), provider or "auto")
     outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
-        paths, networks, outputs, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
+        paths,
+        networks,
+        outputs,
+        estimation=estimation_of(networks, estimator or "monotone", MosaicRule()),
+        z_step_um=z_step_um,
+        pixel_size_um=pixel_size_um,
+        series=series,
     )
     if n_failed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sender import Sender, picture
 
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.pipeline import Estimation, take_in
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 from rcm_daemon.core.wire import parse
@@ -84,7 +84,7 @@ def test_final_state_waits_for_pending_slices(desk, sender):
     stack = desk.ledger.accept(parse(sender.slice("s", 0)), 0.0).embed
     desk.send(sender.end("s", 1))
     assert stack.state == "open"
-    take_in(desk.ledger, stack, EmbeddedSlice(0, 0.0, np.zeros(4, np.float32)), recurrent)
+    take_in(desk.ledger, stack, EmbeddedSlice(0, 0.0, np.zeros(4, np.float32)), recurrent, Estimation())
     assert stack.state == "complete"
 
 
