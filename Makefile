@@ -6,7 +6,7 @@ BIN := $(DEV)/bin
 export BASE_PYTHON := $(CURDIR)/$(BASE)/bin/python
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint unit system slow kill soak gpu docs clean
+.PHONY: demo test lint unit system slow kill soak gpu docs sbom clean
 
 demo: $(BASE)/.ready
 	$(BASE)/bin/rcm-daemon demo
@@ -45,6 +45,11 @@ soak: $(DEV)/.ready
 docs: $(DEV)/.ready
 	$(BIN)/rcm-daemon schema --out deploy/schemas
 	$(BIN)/python -m tests.command_line > docs/command-line.md
+	$(BIN)/python -m tests.hazards
+
+# What the daemon is made of, as CycloneDX: the packages of its own environment, and the model that comes along.
+sbom: $(DEV)/.ready $(BASE)/.ready
+	$(BIN)/python deploy/sbom.py $(BASE)/bin/python dist/rcm-daemon.cdx.json
 
 # The daemon's own environment: no torch, no test tools.
 $(BASE)/.ready: pyproject.toml constraints.txt
@@ -54,7 +59,7 @@ $(BASE)/.ready: pyproject.toml constraints.txt
 
 $(DEV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,signing,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,parquet,signing,dev]"
 	touch $@
 
 clean:

@@ -7,17 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rcm_daemon.keys_cli import KeysDirOption, keys_folder
+from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
 
 app = typer.Typer(help="Sign model bundles; list and activate those served.", no_args_is_help=True)
 
 ControlOption = Annotated[str, typer.Option("--control", metavar="EP", help="The daemon's control socket.")]
-KeyOption = Annotated[
-    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
-]
-ServerKeyOption = Annotated[
-    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
-]
 DEFAULT_CONTROL = "tcp://127.0.0.1:6782"
 ACTIVATION_S = 130.0  # longer than a worker may take to open a bundle
 
@@ -29,11 +23,13 @@ def _ask(
     key: str | None,
     server_key: str,
     keys_dir: Path | None,
+    unencrypted: bool,
 ) -> dict[str, Any]:
     from rcm_daemon.io.asking import ask
-    from rcm_daemon.io.curve import client_of
+    from rcm_daemon.io.curve import client_of, demand_curve
 
     curve = client_of(keys_folder(keys_dir), key, server_key) if key is not None else None
+    demand_curve(control, locked=curve is not None, allow_unencrypted_remote=unencrypted)
     return ask(control, request, patience_s, curve)
 
 
@@ -43,9 +39,10 @@ def list_(
     key: KeyOption = None,
     server_key: ServerKeyOption = "daemon",
     keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
     """List the bundles a running daemon can activate; the active one is marked."""
-    answer = _ask(control, {"htype": "list_bundles"}, 10.0, key, server_key, keys_dir)
+    answer = _ask(control, {"htype": "list_bundles"}, 10.0, key, server_key, keys_dir, unencrypted)
     for name in answer["bundles"]:
         print(f"{'*' if name == answer['active'] else ' '} {name}")
 
@@ -57,10 +54,11 @@ def activate(
     key: KeyOption = None,
     server_key: ServerKeyOption = "daemon",
     keys_dir: KeysDirOption = None,
+    unencrypted: UnencryptedOption = False,
 ) -> None:
     """Have stacks that open from now on labelled with another bundle; a bad one is refused."""
     request = {"htype": "activate_bundle", "bundle": bundle}
-    answer = _ask(control, request, ACTIVATION_S, key, server_key, keys_dir)
+    answer = _ask(control, request, ACTIVATION_S, key, server_key, keys_dir, unencrypted)
     print(f"{answer['bundle']} {answer['bundle_digest']}")
 
 

@@ -11,6 +11,7 @@ import logging
 import select
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rcm_daemon import __version__
@@ -18,7 +19,9 @@ from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import default_bundle_path, resolve_bundle
 from rcm_daemon.bundle.manifest import Manifest, bundle_digest, read_manifest_bytes
 from rcm_daemon.bundle.signature import read_public_key
+from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.core.message import Source
+from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.errors import BundleError
 from rcm_daemon.inference import NotOpened, Opened
 
@@ -71,6 +74,13 @@ class Bundles:
     def active_source(self) -> Source:
         """Who makes the messages of stacks that open now."""
         return self.source(self.active_digest)
+
+    def estimation(self, digest: str) -> Estimation:
+        """How strata are read off what a bundle's networks give."""
+        desk = self._desks.get(digest)
+        info = desk.supervisor.bundle if desk is not None else None
+        text = info.estimator if info is not None and self._settings.estimator == "monotone" else ""
+        return Estimation(_parameters(text), self._settings.mosaic)
 
     def source(self, digest: str) -> Source:
         """Who makes the messages of stacks labelled with a bundle."""
@@ -241,3 +251,8 @@ def _candidate(folder: Path) -> Candidate | None:
     except BundleError:
         return None
     return Candidate(folder, f"{manifest.name}@{manifest.version}", bundle_digest(data))
+
+
+@lru_cache(maxsize=16)
+def _parameters(text: str) -> EstimatorParameters | None:
+    return EstimatorParameters.model_validate_json(text) if text else None

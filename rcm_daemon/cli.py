@@ -11,7 +11,7 @@ import typer
 from rcm_daemon import __version__
 from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
-from rcm_daemon.keys_cli import KeysDirOption, keys_folder
+from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
 from rcm_daemon.keys_cli import app as keys_app
 
 app = typer.Typer(
@@ -30,21 +30,16 @@ BundleOption = Annotated[
     typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along."),
 ]
 ProviderOption = Annotated[Provider | None, typer.Option("--provider", help="Where the CNN runs.")]
+EstimatorOption = Annotated[
+    Literal["monotone", "paper"] | None,
+    typer.Option(help="How boundaries are read: the bundle's posterior, or as the paper does."),
+]
 ZStepOption = Annotated[
     float | None, typer.Option("--z-step-um", metavar="X", help="Distance of neighbouring slices, um.")
 ]
 PitchOption = Annotated[float | None, typer.Option("--pixel-size-um", metavar="X", help="Pitch, um a pixel.")]
 SeriesOption = Annotated[
     int | None, typer.Option("--series", metavar="N", help="Which series of a file that has several, from 0.")
-]
-KeyOption = Annotated[
-    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
-]
-ServerKeyOption = Annotated[
-    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
-]
-UnencryptedOption = Annotated[
-    bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
 ]
 
 
@@ -95,6 +90,7 @@ def serve(
     pseudonymise: Annotated[
         bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
     ] = None,
+    estimator: EstimatorOption = None,
 ) -> None:
     """Label slices as they come over ZeroMQ, until SIGTERM.
 
@@ -114,6 +110,7 @@ def serve(
         "bundle": bundle,
         "bundle_dir": bundle_dir,
         "provider": provider,
+        "estimator": estimator,
         "pseudonymise": pseudonymise,
     }
     settings = load_settings(config, given)
@@ -136,6 +133,7 @@ def replay(
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
     provider: ProviderOption = None,
+    estimator: EstimatorOption = None,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE|-", help="Write a final message a stack as JSON lines."),
@@ -148,15 +146,23 @@ def replay(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the stack.")] = None,
 ) -> None:
     """Label recorded stacks through the daemon's own pipeline."""
+    from rcm_daemon.bundle.estimator import estimation_of
     from rcm_daemon.bundle.location import resolve_bundle
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.bundle.verify import load_verified
+    from rcm_daemon.core.mosaic import MosaicRule
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
     networks = Networks.open(load_verified(resolve_bundle(bundle)), provider or "auto")
     outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
-        paths, networks, outputs, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
+        paths,
+        networks,
+        outputs,
+        estimation=estimation_of(networks, estimator or "monotone", MosaicRule()),
+        z_step_um=z_step_um,
+        pixel_size_um=pixel_size_um,
+        series=series,
     )
     if n_failed:
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import zmq
 from rcm_daemon.io.control import ControlSocket
 from rcm_daemon.io.door import Door
 from rcm_daemon.io.ingest import IngestSocket
+from rcm_daemon.io.line import Line
 from rcm_daemon.io.results import ResultsSocket
 from rcm_daemon.io.sockets import Context, bind_control, bind_ingest, bind_results, connect_slices, rebind
 
@@ -42,7 +43,7 @@ class Endpoints:
             self.door = Door(self._context, settings.keys_dir, settings.key if locked else None)
             self.results = ResultsSocket(self._bind_results(), self.door.allows)
             control = bind_control(self._context, settings.control_bind, self._lock(settings.control_bind))
-            self.control = ControlSocket(control, self.door.allows)
+            self.control = ControlSocket(control, self.door.allows, self.door.lets_operate)
             self.ingest: IngestSocket | None = None
             if settings.ingest_bind:
                 socket = bind_ingest(self._context, settings.ingest_bind, self._lock(settings.ingest_bind))
@@ -65,7 +66,7 @@ class Endpoints:
                 curve = self.door.client(self._settings.controller_key(position))
             socket = connect_slices(self._context, endpoint, self._settings.slices_socket, curve)
             self.slices[socket] = curve.server if curve is not None else None
-            self.door.watch(socket, "slices")
+            self.door.watch(socket, "slices", Line(socket, endpoint))
         self.door.watch(self.results.socket, "results")
         self.door.watch(self.control.socket, "control")
         if self.ingest is not None:
@@ -83,7 +84,7 @@ class Endpoints:
 
     def keep_watch(self) -> None:
         """Account for refused connections, and send away subscribers whose key has been revoked."""
-        self.door.note_refusals()
+        self.door.note_events(time.monotonic())
         self.door.report_refusals(time.monotonic())
         if self.results.serves_revoked:
             # libzmq cannot send a single one away: all go, the others come again.

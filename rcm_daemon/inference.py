@@ -18,13 +18,12 @@ import numpy as np
 
 from rcm_daemon.bundle.supervisor import COMMAND, Answer, Died, Ready, Supervisor
 from rcm_daemon.core.message import Latency
+from rcm_daemon.core.pipeline import Recurrence
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from rcm_daemon.bundle.channel import BundleInfo
     from rcm_daemon.bundle.launch import Launch
@@ -94,12 +93,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Probabilities [n, 3] for a partial stack of n slices, `newest` among them."""
+    """What the recurrent network gives of a partial stack, with the slices that are new to it."""
 
     stack: Acquisition
     partial: PartialStack
-    probabilities: NDArray[np.float32]
-    newest: NewSlice
+    given: Recurrence
+    new: tuple[NewSlice, ...]
 
 
 @dataclass(frozen=True)
@@ -222,8 +221,9 @@ class Desk:
         if fields["kind"] == "failed":
             return self._refuse(job, Rule.NOT_LABELLED, fields["error"])
         self._settle(job, now_s)
-        probabilities = np.frombuffer(answer.payload, np.float32).reshape(-1, 3)
-        return [Labelled(job.unlabelled.stack, job.partial, probabilities, job.new[-1])]
+        probabilities, *evidence = np.frombuffer(answer.payload, np.float32).reshape(-1, len(job.partial), 3)
+        given = Recurrence(probabilities, *evidence)
+        return [Labelled(job.unlabelled.stack, job.partial, given, tuple(job.new))]
 
     def _on_death(self, died: Died) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None

@@ -15,6 +15,15 @@ KeysDirOption = Annotated[
         metavar="DIR", envvar="RCM_KEYS_DIR", help="Folder of keys; default: ~/.config/rcm-daemon/keys."
     ),
 ]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="NAME", help="Own key pair; the connection is encrypted.")
+]
+ServerKeyOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The daemon's public key, NAME.public in the folder of keys.")
+]
+UnencryptedOption = Annotated[
+    bool, typer.Option("--allow-unencrypted-remote", help="Use no keys although others can reach this.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, - and _.")]
 
 
@@ -48,6 +57,7 @@ def allow(
             metavar="NAME|*", help="The one instrument it may send slices as; * = any. Default: none."
         ),
     ] = "",
+    operator: Annotated[bool, typer.Option("--operator", help="It may activate bundles.")] = False,
     keys_dir: KeysDirOption = None,
 ) -> None:
     """Let a key in; without --instrument it may see results and ask, but send no slices."""
@@ -61,7 +71,7 @@ def allow(
         key = read_key(Path(public_key))
     else:
         key = check_public_key(public_key)
-    allow_key(folder, name, key, instrument)
+    allow_key(folder, name, key, instrument, operator=operator)
     print(f"{name} is allowed{f' as instrument {instrument}' if instrument else ''}")
 
 
@@ -86,7 +96,8 @@ def list_(keys_dir: KeysDirOption = None) -> None:
     }
     for key in read_allowed(folder):
         what = {"": "allowed: results and requests", "*": "allowed: any instrument"}
-        rows[key.name] = key.public_key, what.get(key.instrument, f"allowed: instrument {key.instrument}")
+        rights = what.get(key.instrument, f"allowed: instrument {key.instrument}")
+        rows[key.name] = key.public_key, rights + (", operator" if key.operator else "")
     for name, (key_text, allowed) in sorted(rows.items()):
         own = " (secret here)" if find_secret(folder, name) is not None else ""
         print(f"{name}  {key_text}  {allowed}{own}")

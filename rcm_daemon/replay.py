@@ -14,7 +14,7 @@ from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.core.controller import Controller, StackPlan
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.pipeline import Estimation, take_in
 from rcm_daemon.errors import StackFileError
 
 if TYPE_CHECKING:
@@ -43,10 +43,19 @@ class Replayed:
 
 
 class Replayer:
-    """Replays stacks one after another through one bundle, as one run of the instrument `replay`."""
+    """Replays stacks one after another through one bundle, as one run of the instrument `replay`.
 
-    def __init__(self, networks: Networks) -> None:
+    Parameters
+    ----------
+    networks
+        Of the bundle.
+    estimation
+        How strata are read off them; none = as the bundle's estimator does.
+    """
+
+    def __init__(self, networks: Networks, estimation: Estimation | None = None) -> None:
         self._networks = networks
+        self._estimation = estimation or Estimation(networks.estimator_parameters)
         self._ledger = Ledger(idle_timeout_s=float("inf"))
         self._controller = Controller(INSTRUMENT, INSTRUMENT)
         self._source = Source(__version__, networks.manifest.name, networks.digest, networks.provider)
@@ -80,7 +89,7 @@ class Replayer:
             started_ns = time.monotonic_ns()
             embedded = embed_slice(self._networks, received, self._neighbours(stack, index))
             embedded_ns = time.monotonic_ns()
-            take_in(self._ledger, acquisition, embedded, self._networks.label)
+            take_in(self._ledger, acquisition, embedded, self._networks.recur, self._estimation)
             if acquisition.rejected_reason:
                 raise StackFileError(f"{stack.path}: {acquisition.rejected_reason[-1]}")
             now_ns = time.monotonic_ns()

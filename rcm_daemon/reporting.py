@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.core.message import StrataMessage
+    from rcm_daemon.core.pipeline import Estimation
     from rcm_daemon.replay import Replayed
 
 
@@ -43,6 +44,7 @@ def replay_all(
     networks: Networks,
     outputs: ReplayOutputs,
     *,
+    estimation: Estimation | None = None,
     z_step_um: float | None = None,
     pixel_size_um: float | None = None,
     series: int | None = None,
@@ -53,7 +55,7 @@ def replay_all(
     """
     to_stdout = outputs.json == "-"
     console = Console(stderr=to_stdout)
-    replayer = Replayer(networks)
+    replayer = Replayer(networks, estimation)
     n_failed = 0
     with ExitStack() as files:
         json_file = sys.stdout if to_stdout else _open(files, outputs.json)

@@ -13,12 +13,12 @@ from rcm_daemon.core.acknowledgement import Reply
 from rcm_daemon.core.admission import check_instrument, may_account, origin_of
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency
-from rcm_daemon.core.pipeline import estimate_from
 from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.wire import parse
 from rcm_daemon.endpoints import Endpoints
+from rcm_daemon.errors import InferenceError
 from rcm_daemon.health import Counts, Health
 from rcm_daemon.inference import (
     Desk,
@@ -313,9 +313,16 @@ class Service:
                 self._on_not_opened(desk, outcome.refused or outcome.reason)
 
     def _on_labelled(self, outcome: Labelled) -> None:
-        estimate = estimate_from(outcome.partial, outcome.probabilities)
-        self._ledger.labelled(outcome.stack, outcome.partial, estimate)
-        latency = outcome.newest.latency(time.monotonic_ns())
+        stack, partial = outcome.stack, outcome.partial
+        estimation = self._bundles.estimation(stack.bundle_digest)
+        try:
+            estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)))
+        except InferenceError as error:
+            for one in outcome.new:
+                self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))
+        else:
+            self._ledger.labelled(stack, partial, estimate)
+        latency = outcome.new[-1].latency(time.monotonic_ns())
         if latency.total_ms:
             self._vitals.observe(latency)
         self._publish(outcome.stack, latency)

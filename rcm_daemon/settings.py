@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.errors import ConfigurationError
 from rcm_daemon.io.curve import is_loopback
 from rcm_daemon.io.keys import KEY_NAME_PATTERN, default_keys_dir, find_secret
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
     """Key that bundles must be signed with (Ed25519, PEM); none = signatures are not looked at."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the CNN runs."""
+    estimator: Literal["monotone", "paper"] = "monotone"
+    """How labels and boundaries are read: by the bundle's posterior, if it has one, or as the paper does."""
+    mosaic: MosaicRule = MosaicRule()
+    """Where the five mosaics are planned."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads of the CNN; 0 = one a core."""
     slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0

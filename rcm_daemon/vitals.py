@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rcm_daemon.core.progress import Progress
-from rcm_daemon.io.notify import notify
+from rcm_daemon.io.notify import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ class Vitals:
     def __init__(self, settings: Settings, door: Door) -> None:
         self._door = door
         self._progress = Progress(N_TRIES * settings.slice_timeout_s + WORKER_START_S)
+        self._manager = Manager()
         self._show_at_s = 0.0
         self._status = self._fault = ""
         self._metrics: Metrics | None = None
@@ -53,15 +54,15 @@ class Vitals:
 
     def ready(self) -> None:
         """Say that slices are served from now on."""
-        notify("READY=1")
+        self._manager.tell("READY=1")
 
     def reloading(self) -> None:
         """Say that the settings are being read again; `ready` must follow."""
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}")
+        self._manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}")
 
     def stopping(self) -> None:
         """Say that the slices in hand are the last."""
-        notify("STOPPING=1")
+        self._manager.tell("STOPPING=1")
 
     def beat(self, now_s: float, n_waiting: int, n_done: int, health: Callable[[], dict[str, Any]]) -> None:
         """Tell how things stand; called each time the loop turns."""
@@ -73,7 +74,7 @@ class Vitals:
             log.error("watchdog not fed", extra={"reason": fault})
         self._fault = fault
         if not fault:
-            notify("WATCHDOG=1")
+            self._manager.tell("WATCHDOG=1")
         if now_s >= self._show_at_s:
             self._show_at_s = now_s + SHOW_S
             self._show(health())
@@ -84,7 +85,8 @@ class Vitals:
             self._metrics.observe(latency)
 
     def close(self) -> None:
-        """Serve no more metrics."""
+        """Serve no more metrics, and say no more."""
+        self._manager.close()
         if self._metrics is not None:
             self._metrics.close()
 
@@ -98,4 +100,4 @@ class Vitals:
         )
         if status != self._status:
             self._status = status
-            notify(f"STATUS={status}")
+            self._manager.tell(f"STATUS={status}")

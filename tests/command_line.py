@@ -7,7 +7,11 @@ import subprocess
 import sys
 
 COMMANDS = {
-    "rcm-daemon": ("serve", "replay", "simulate", "demo", "watch", "check", "schema"),
+    "rcm-daemon": (
+        *("serve", "replay", "simulate", "demo", "watch", "check", "schema"),
+        *("keys new", "keys allow", "keys revoke", "keys list"),
+        *("bundle key", "bundle sign", "bundle list", "bundle activate"),
+    ),
     "rcm-trainer": ("phantom", "import", "cnn", "rcn", "export", "evaluate", "reproduce"),
 }
 MODULES = {"rcm-daemon": "rcm_daemon", "rcm-trainer": "trainer"}
@@ -16,7 +20,7 @@ MODULES = {"rcm-daemon": "rcm_daemon", "rcm-trainer": "trainer"}
 def help_of(program: str, command: str) -> str:
     """Return the help text of one command, 100 columns wide and without colour."""
     environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "100"}
-    words = [sys.executable, "-m", MODULES[program], command, "--help"]
+    words = [sys.executable, "-m", MODULES[program], *command.split(), "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     text = done.stdout.replace("python -m rcm_daemon", program).replace("python -m trainer", program)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())

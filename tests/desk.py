@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rcm_daemon.core.ledger import Ledger
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.pipeline import Estimation, Recurrence, take_in
 from rcm_daemon.core.rejection import Rejection
 from rcm_daemon.core.stack import EmbeddedSlice
 from rcm_daemon.core.wire import parse
@@ -15,7 +15,7 @@ from rcm_daemon.core.wire import parse
 def recurrent(embeddings, z_um, weight):
     """Say epidermis above 9 um, DEJ to 21 um, dermis below."""
     labels = np.digitize(z_um, [9.0, 21.0])
-    return np.eye(3, dtype=np.float32)[labels]
+    return Recurrence(np.eye(3, dtype=np.float32)[labels])
 
 
 class Desk:
@@ -30,7 +30,7 @@ class Desk:
         if outcome.embed is not None:
             header = parse(frames).header
             new = EmbeddedSlice(header.index, header.z_um, np.zeros(4, np.float32))
-            take_in(self.ledger, outcome.embed, new, recurrent)
+            take_in(self.ledger, outcome.embed, new, recurrent, Estimation())
         return outcome
 
     @property

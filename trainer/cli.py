@@ -1,4 +1,4 @@
-"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, export, evaluate, reproduce.
+"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, calibrate, export, evaluate, reproduce.
 
 torch and the modules that need it are imported inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from rcm_daemon.errors import DataSetError, RcmError
+from trainer.calibrate_cli import calibrate
+from trainer.evaluate_cli import evaluate
 from trainer.reproduce_cli import reproduce
 
 app = typer.Typer(
@@ -21,10 +23,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(calibrate)
+app.command()(evaluate)
 app.command()(reproduce)
 
 DataOption = Annotated[
-    Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+    Path, typer.Option(help="Data set: a manifest (CSV or Parquet), or the folder that holds it.")
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder of this run; created if it does not exist.")]
 CacheOption = Annotated[
@@ -37,6 +41,13 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
 WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
 MethodOption = Annotated[str | None, typer.Option(help="Method of the paper's comparison, by plain name.")]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|default",
+        help="Run folder, checkpoint or bundle to fine-tune from; default: the bundle that comes along.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -117,13 +128,13 @@ def cnn(
         list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")
     ] = None,
     shares: Annotated[
-        str, typer.Option(help="Relative sizes of train,validation,test by patient.")
+        str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
     ] = "245,61,198",
     split: SplitOption = None,
     imagenet: Annotated[
         Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")
     ] = None,
-    start_from: Annotated[Path | None, typer.Option(help="CNN checkpoint to fine-tune from.")] = None,
+    start_from: StartOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -169,7 +180,7 @@ def cnn(
         precision=precision,
         resume=resume,
         imagenet=imagenet,
-        start_from=start_from,
+        start_from=_start(start_from),
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
 
@@ -208,6 +219,7 @@ def rcn(
         float | None, typer.Option(help="Largest share of slices left out of a stack.")
     ] = None,
     split: SplitOption = None,
+    start_from: StartOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -224,9 +236,9 @@ def rcn(
     from trainer.embeddings import embed_set
     from trainer.methods import method_of
     from trainer.precision import choose_device
+    from trainer.rcn_recipe import preset as take_preset
     from trainer.run_folder import state_digest
     from trainer.train_cnn import load_cnn
-    from trainer.train_rcn import preset as take_preset
     from trainer.train_rcn import train_rcn
 
     recipe = take_preset(
@@ -270,7 +282,15 @@ def rcn(
     if chosen.type == "cpu":
         torch.set_num_threads(1)  # steps over one slice are far too small to share between threads
     best = train_rcn(
-        data_set, embeddings, parts, recipe, out, cnn_digest=digest, device=chosen, resume=resume
+        data_set,
+        embeddings,
+        parts,
+        recipe,
+        out,
+        cnn_digest=digest,
+        device=chosen,
+        resume=resume,
+        start_from=_start(start_from),
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
 
@@ -298,51 +318,12 @@ def export(
     )
 
 
-@app.command()
-def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    out: Annotated[Path, typer.Option(help="Folder for evaluation.json and evaluation.md.")],
-    data: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
-    split: Annotated[
-        Path | None, typer.Option(help="A split.json of that data set: only its test part is used.")
-    ] = None,
-    single: Annotated[Path | None, typer.Option(help="Single-image bundle to compare with.")] = None,
-    train_data: Annotated[
-        Path | None, typer.Option(help="Data set the depth and prior baselines are fitted on.")
-    ] = None,
-    train_split: Annotated[
-        Path | None, typer.Option(help="A split.json of it: only its training part is used.")
-    ] = None,
-    fresh_phantoms: Annotated[int, typer.Option(help="Unseen phantoms, seeded by the bundle's digest.")] = 0,
-    workers: WorkersOption = 2,
-) -> None:
-    """Score a bundle on test stacks, beside its CNN alone, depth-only baselines and the readers."""
-    from trainer.data.manifest import load_data_set
-    from trainer.data.split import load_split
-    from trainer.evaluate import evaluate_bundle
+def _start(path: str | None) -> Path | None:
+    from rcm_daemon.bundle.location import default_bundle_path
 
-    def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
-        if path is None:
-            return None, ()
-        loaded = load_data_set(path)
-        if split_path is None:
-            return loaded, loaded.stacks
-        chosen = load_split(split_path, loaded).stack_indices(loaded, part)
-        return loaded, tuple(loaded.stacks[index] for index in chosen)
-
-    data_set, stacks = part_of(data, split, "test")
-    training = part_of(train_data, train_split, "train")[1]
-    evaluate_bundle(
-        bundle,
-        out,
-        stacks=stacks,
-        data=data_set,
-        single=single,
-        training=training,
-        n_fresh=fresh_phantoms,
-        n_workers=workers,
-    )
-    typer.echo((out / "evaluation.md").read_text())
+    if path is None:
+        return None
+    return default_bundle_path() if path == "default" else Path(path)
 
 
 def _set_threads(threads: int) -> None:
@@ -361,7 +342,7 @@ def _split(data_set, split: Path | None, out: Path, seed: int, shares: str):  # 
     try:
         numbers = [float(share) for share in shares.split(",")]
     except ValueError as error:
-        raise DataSetError(f"shares must be three numbers joined by commas, got {shares}") from error
+        raise DataSetError(f"shares must be three or four numbers joined by commas, got {shares}") from error
     parts = load_split(split, data_set) if split else draw_split(data_set, seed, numbers)
     parts.write(own)
     return parts

@@ -1,4 +1,7 @@
-"""Evaluation of a bundle as it ships: its ONNX graphs over test stacks, beside baselines and the readers."""
+"""Evaluation on test stacks of a bundle as it ships, its ONNX graphs, and of predictions from elsewhere.
+
+Beside them stand baselines that know depth only, and the readers.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.live_evaluation import live_evaluation
+from trainer.live_figures import draw_live
+from trainer.model_card import notice_of
 from trainer.offline import Source, StackRun, check_same_input, fresh_phantoms, run_bundles
+from trainer.predictions import read_predictions
 from trainer.report import markdown
 from trainer.run_folder import this_command, versions
-from trainer.scores import Prediction, depths, prediction_of, score
+from trainer.scores import Prediction, depths, estimated, prediction_of, score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,25 +33,31 @@ if TYPE_CHECKING:
 EVALUATION_SCHEMA = "rcm-evaluation-1"
 
 
-def evaluate_bundle(
-    bundle: Path,
+def write_evaluation(
+    bundle: Path | None,
     out: Path,
     *,
+    predictions: Sequence[Path] = (),
     stacks: Sequence[LabelledStack] = (),
     data: DataSet | None = None,
     single: Path | None = None,
     training: Sequence[LabelledStack] = (),
     n_fresh: int = 0,
     n_workers: int = 2,
+    live: bool = False,
+    beside: Sequence[Path] = (),
+    z_step_um: float | None = None,
 ) -> dict[str, Any]:
-    """Score a bundle and write evaluation.json and evaluation.md.
+    """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
     Parameters
     ----------
     bundle
-        Folder of the bundle.
+        Folder of the bundle, if there is one.
     out
         Folder of the report.
+    predictions
+        CSVs of other methods on `stacks`, see `trainer.predictions`; a method is called what its file is.
     stacks, data
         Test stacks and the data set they come from; may be left out when `n_fresh` is given.
     single
@@ -51,10 +65,17 @@ def evaluate_bundle(
     training
         Stacks the depth-only and prior-only baselines are fitted on.
     n_fresh
-        Number of unseen phantom stacks, of the training families and again of the family kept out of
-        training.
+        Number of unseen phantom stacks for the bundle, of the training families and again of the family kept
+        out of training.
     n_workers
         Processes.
+    live
+        Whether stacks are replayed slice by slice as well; draws live-<number of the set>.png beside the
+        report.
+    beside
+        Other bundles to score on the same stacks.
+    z_step_um
+        Step of the unseen phantoms, instead of steps as they are drawn.
 
     Returns
     -------
@@ -64,39 +85,53 @@ def evaluate_bundle(
     Raises
     ------
     DataSetError
-        If there is nothing to evaluate on, or `single` is no single-image bundle.
+        If there is nothing to evaluate or nothing to evaluate on, predictions do not fit the stacks, or
+        `single` is no single-image bundle.
     """
-    if not stacks and not n_fresh:
+    if bundle is None and not predictions:
+        raise DataSetError("an evaluation needs a bundle or predictions, got neither")
+    if bundle is None and (single or n_fresh):
+        raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
+    if not stacks and (predictions or not n_fresh):
         raise DataSetError("an evaluation needs test stacks or a number of fresh phantoms, got neither")
-    verified = load_verified(bundle)
-    folders, names = [bundle], [verified.manifest.name]
+    others = {path.stem: read_predictions(path, stacks) for path in predictions}
+    verified = load_verified(bundle) if bundle else None
+    folders = [folder for folder in (bundle, single) if folder]
+    names = [verified.manifest.name] if verified else []
     if single is not None:
         kind = load_verified(single).manifest.kind
         if kind != "single":
             raise DataSetError(f"the single-image bundle must be of kind single, {single} is of kind {kind}")
-        folders.append(single)
         names.append("its single-image CNN" if _same_cnn(folders) else "single-image CNN")
+    folders += beside
+    names += [load_verified(folder).manifest.name for folder in beside]
+    taken = [name for name in (*others, *names) if [*others, *names].count(name) > 1]
+    if taken or len(others) < len(predictions):
+        raise DataSetError(
+            f"every method needs a name of its own, got two of {taken[0] if taken else 'one file name'}"
+        )
     check_same_input(folders)
     sets: list[tuple[str, Sequence[Source]]] = []
     if stacks:
         sets.append((f"{len(stacks)} stacks of the data set", stacks))
-    if n_fresh:
-        families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families")
+    if verified and n_fresh:
+        families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families", z_step_um)
         sets.append((f"{n_fresh} unseen phantoms of the training families", families))
-        held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family")
+        held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family", z_step_um)
         sets.append(
             (f"{n_fresh} unseen phantoms of the family kept out of training ({HELD_OUT_FAMILY})", held_out)
         )
     result: dict[str, Any] = {
         "schema": EVALUATION_SCHEMA,
-        "bundle": {
+        "bundle": verified
+        and {
             "name": verified.manifest.name,
             "version": verified.manifest.version,
             "digest": verified.digest,
             "kind": verified.manifest.kind,
             "attention_half_width": verified.manifest.attention_half_width,
         },
-        "notice": verified.manifest.notice,
+        "notice": verified.manifest.notice if verified else notice_of(data is not None and data.is_phantom),
         "command": this_command(),
         "versions": versions(),
         "data_digest": data.digest if data else None,
@@ -104,9 +139,19 @@ def evaluate_bundle(
         "sets": [],
     }
     baselines = _fit(training)
-    for title, sources in sets:
-        runs = run_bundles(folders, sources, n_workers, title)
-        result["sets"].append(_score_set(title, runs, names, baselines))
+    for number, (title, sources) in enumerate(sets):
+        if folders:
+            runs = run_bundles(folders, sources, n_workers, title)
+        else:
+            runs = [StackRun(stack) for stack in stacks]
+        said = others if stacks and number == 0 else {}
+        scored = _score_set(title, runs, names, said, baselines)
+        if live:
+            bundles = [Networks.open(load_verified(folder), "cpu", 1) for folder in folders]
+            scored["live"] = live_evaluation(runs, names, bundles)
+            out.mkdir(parents=True, exist_ok=True)
+            draw_live(scored["live"], title, out / f"live-{number + 1}.png")
+        result["sets"].append(scored)
         _write(out, result)
     return result
 
@@ -126,12 +171,22 @@ def _fit(training: Sequence[LabelledStack]) -> dict[str, Any]:
 
 
 def _score_set(
-    title: str, runs: list[StackRun], names: list[str], baselines: dict[str, Any]
+    title: str,
+    runs: list[StackRun],
+    names: list[str],
+    others: dict[str, list[Prediction]],
+    baselines: dict[str, Any],
 ) -> dict[str, Any]:
     stacks = [run.stack for run in runs]
-    methods: dict[str, list[Prediction]] = {}
+    methods = dict(others)
     for index, name in enumerate(names):
-        methods[name] = [prediction_of(run.probabilities[index], run.stack.z_um) for run in runs]
+        as_paper = [prediction_of(run.probabilities[index], run.stack.z_um) for run in runs]
+        own = [said for run in runs if (said := run.estimates[index]) is not None]
+        if own:
+            methods[name] = [estimated(said) for said in own]
+            methods[f"{name}, read as the paper does"] = as_paper
+        else:
+            methods[name] = as_paper
     for name, baseline in baselines.items():
         methods[name] = [baseline.predict(stack) for stack in stacks]
     agreement: dict[str, float] = {}

@@ -5,6 +5,7 @@ Shapes: N slices, R rows, C columns, E embedding values.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,19 @@ import torch
 
 import rcm_daemon
 from rcm_daemon.bundle.check import check_bundle
-from rcm_daemon.bundle.manifest import MANIFEST_FILE, NOTICE, REQUIRED_FILES, Kind, Manifest, write_manifest
+from rcm_daemon.bundle.manifest import (
+    ESTIMATOR_FILE,
+    MANIFEST_FILE,
+    REQUIRED_FILES,
+    Kind,
+    Manifest,
+    write_manifest,
+)
 from rcm_daemon.errors import BundleError, DataSetError
 from rcm_daemon.simulator import make_phantom
+from trainer.calibrate import read_calibration, uncalibrated
 from trainer.data.prepared import FIELD_PIXEL_SIZE_UM, FIELD_SHAPE
-from trainer.model_card import model_card
+from trainer.model_card import model_card, notice_of
 from trainer.networks.inception import SliceEmbedder
 from trainer.networks.rcn import RCN_INPUTS
 from trainer.onnx_graphs import cnn_graph, head_graph
@@ -30,6 +39,8 @@ from trainer.train_rcn import load_rcn
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    Answers = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 PROBABILITY_PARITY = 1e-5
 EMBEDDING_PARITY = 5e-4
@@ -84,28 +95,42 @@ def export_bundle(
             raise DataSetError(
                 f"an RCN belongs to the CNN it was trained on, {rcn} was trained on another than {cnn}"
             )
+    calibration = read_calibration(rcn, recurrent) if rcn is not None and recurrent is not None else None
+    temperature = calibration["temperature"] if calibration else 1.0
     _clear(out)
     cnn_bytes = cnn_graph(network, FIELD_SHAPE).SerializeToString()
-    rcn_bytes = (rcn_graph(recurrent) if recurrent else head_graph(network)).SerializeToString()
+    graph = rcn_graph(recurrent, temperature) if recurrent else head_graph(network)
+    rcn_bytes = graph.SerializeToString()
     (out / "cnn.onnx").write_bytes(cnn_bytes)
     (out / "rcn.onnx").write_bytes(rcn_bytes)
+    if recurrent is not None and recurrent.likelihood is not None:
+        estimator = uncalibrated(recurrent.likelihood.prior()).model_dump(mode="json", by_alias=True)
+        estimator = calibration["estimator"] if calibration else estimator
+        (out / ESTIMATOR_FILE).write_text(json.dumps(estimator, indent=1) + "\n")
 
-    def probabilities(embeddings_NE: np.ndarray) -> np.ndarray:
+    def answers(embeddings_NE: np.ndarray, z_um_N: np.ndarray, weight_N: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             rows = torch.from_numpy(embeddings_NE)
             if recurrent is None:
-                logits = network.fc(torch.relu(rows))
-            else:
-                logits = recurrent(rows.unsqueeze(0), torch.tensor([len(rows)]))[0]
-            return torch.softmax(logits, -1).numpy()
+                return {"probabilities": torch.softmax(network.fc(torch.relu(rows)), -1).numpy()}
+            stack = rows.unsqueeze(0), torch.tensor([len(rows)])
+            if recurrent.evidence is None:
+                return {"probabilities": torch.softmax(recurrent(*stack)[0], -1).numpy()}
+            places = (torch.from_numpy(values).unsqueeze(0) for values in (z_um_N, weight_N))
+            logits, evidence = recurrent.with_evidence(*stack, *places)
+            # As the graph does: what is fed back is as trained, what is given is calibrated.
+            probabilities = torch.softmax(logits[0].double() / temperature, -1).float()
+            return {"probabilities": probabilities.numpy(), "evidence": evidence[0].numpy()}
 
-    golden = _golden(SliceEmbedder(network), probabilities, min(N_GOLDEN_STACK, max_slices or N_GOLDEN_STACK))
+    golden = _golden(SliceEmbedder(network), answers, min(N_GOLDEN_STACK, max_slices or N_GOLDEN_STACK))
     np.savez_compressed(out / "golden.npz", **golden)  # type: ignore[arg-type]
-    parity = _parity(cnn_bytes, rcn_bytes, golden, probabilities, max_slices)
+    parity = _parity(cnn_bytes, rcn_bytes, golden, answers, max_slices)
     provenance = _provenance(checkpoints)
+    if calibration is not None:
+        provenance["commands"].insert(-1, calibration["command"])
     z_step_um = checkpoints.get("rcn", cnn_checkpoint).get("z_step_um", WIDEST_Z_STEP_UM)
     phantom = all(checkpoint["provenance"].get("phantom", True) for checkpoint in checkpoints.values())
-    notice = NOTICE if phantom else NOTICE.split(", ", 1)[1]
+    notice = notice_of(phantom)
     card = model_card(name, version, checkpoints, provenance, notice, parity)
     (out / "MODEL_CARD.md").write_text(card)
     manifest = write_manifest(
@@ -116,7 +141,7 @@ def export_bundle(
         field_shape=FIELD_SHAPE,
         pixel_size_um=FIELD_PIXEL_SIZE_UM,
         z_step_um=(float(z_step_um[0]), float(z_step_um[1])),
-        rcn_inputs=RCN_INPUTS,
+        rcn_inputs=recurrent.architecture.inputs if recurrent else RCN_INPUTS,
         provenance=provenance,
         max_slices=max_slices,
         attention_half_width=half_width,
@@ -133,7 +158,7 @@ def export_bundle(
 
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    own = {*REQUIRED_FILES, MANIFEST_FILE}
+    own = {*REQUIRED_FILES, MANIFEST_FILE, ESTIMATOR_FILE}
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise BundleError(f"a bundle's folder holds nothing else, {out} holds {', '.join(others[:5])}")
@@ -141,9 +166,7 @@ def _clear(out: Path) -> None:
         path.unlink()
 
 
-def _golden(
-    embedder: SliceEmbedder, probabilities: Callable[[np.ndarray], np.ndarray], n_slices: int
-) -> dict[str, np.ndarray]:
+def _golden(embedder: SliceEmbedder, answers: Answers, n_slices: int) -> dict[str, np.ndarray]:
     # A phantom's slices whatever the training data were: a bundle must not carry a patient's images.
     phantom = make_phantom(GOLDEN_SEED, shape=FIELD_SHAPE, pixel_size_um=FIELD_PIXEL_SIZE_UM)
     indices = np.linspace(0, len(phantom) - 1, n_slices).round().astype(int)
@@ -156,13 +179,16 @@ def _golden(
         parts = [embedder(torch.from_numpy(slices_NRC[n : n + 1])).numpy() for n in range(len(slices_NRC))]
     embeddings_NE = np.concatenate(parts)
     shown = [len(indices) // 4, 3 * len(indices) // 4]
+    z_um_N = phantom.z_um[indices].astype(np.float32)
+    weight_N = np.ones(len(indices), np.float32)
+    weight_N[len(indices) // 2] = 0.5
     return {
         "slices": slices_NRC[shown],
         "slice_embeddings": embeddings_NE[shown],
         "stack_embeddings": embeddings_NE,
-        "stack_z_um": phantom.z_um[indices].astype(np.float32),
-        "stack_weight": np.ones(len(indices), np.float32),
-        "stack_probabilities": probabilities(embeddings_NE),
+        "stack_z_um": z_um_N,
+        "stack_weight": weight_N,
+        **{f"stack_{name}": values for name, values in answers(embeddings_NE, z_um_N, weight_N).items()},
     }
 
 
@@ -170,7 +196,7 @@ def _parity(
     cnn_bytes: bytes,
     rcn_bytes: bytes,
     golden: dict[str, np.ndarray],
-    probabilities: Callable[[np.ndarray], np.ndarray],
+    answers: Answers,
     max_slices: int,
 ) -> dict[str, float]:
     cnn, rcn = (
@@ -190,9 +216,13 @@ def _parity(
     for n_slices in sorted({min(length, max_slices or length) for length in PARITY_LENGTHS}):
         rows = golden["stack_embeddings"]
         embeddings_NE = rows[rng.integers(len(rows), size=n_slices)]
-        expected = probabilities(embeddings_NE)
-        found = rcn.run(None, {"embeddings": embeddings_NE})[0]
-        differences[f"probabilities_{n_slices}"] = float(np.abs(found - expected).max())
+        z_um_N = np.cumsum(rng.uniform(1, 8, n_slices)).astype(np.float32)
+        weight_N = rng.choice([0.0, 0.5, 1.0], n_slices).astype(np.float32)
+        expected = answers(embeddings_NE, z_um_N, weight_N)
+        given = {"embeddings": embeddings_NE, "z_um": z_um_N, "weight": weight_N}
+        feed = {value.name: given[value.name] for value in rcn.get_inputs()}
+        for name, found in zip(expected, rcn.run(list(expected), feed), strict=True):
+            differences[f"{name}_{n_slices}"] = float(np.abs(found - expected[name]).max())
     for what, difference in differences.items():
         allowed = EMBEDDING_PARITY if what == "embeddings" else PROBABILITY_PARITY
         if not difference <= allowed:

@@ -1,6 +1,7 @@
 """Every method of the comparison, and how each is trained: the rows of Bozkurt et al. 2021, Table 1.
 
-After the table's thirteen come the encoders its discussion mentions and Somoza's textons of the related work.
+After the table's thirteen come the encoders its discussion mentions, Somoza's textons of the related work,
+and ours.
 The paper names no hyperparameter that differs between its networks, so a record holds only what makes the
 method what it is; a preset gives the rest.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from rcm_daemon.errors import DataSetError
+from trainer.rcn_recipe import LIVE_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +78,7 @@ _FEWER: tuple[tuple[Cell, bool], ...] = (("gru", False), ("rnn", True), ("rnn", 
 OTHERS = (
     *(_without_attention(*encoder, window) for window in (0, PARTIAL_WINDOW) for encoder in _FEWER),
     Method("somoza", "Somoza et al.", "single image", "textons"),
+    Method("live", "Ours (both boundaries' posterior)", "whole stack", "rcn", LIVE_FIELDS),
 )
 METHODS = {method.name: method for method in (*TABLE_1, *OTHERS)}
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.train_rcn import RcnRecipe
+from rcm_daemon.bundle.manifest import NOTICE
+from trainer.rcn_recipe import RcnRecipe
 
 CELLS = {"gru": "GRU", "rnn": "plain RNN"}
+
+
+def notice_of(phantom: bool) -> str:
+    """Words that stand on everything made from a data set, of phantoms or not."""
+    return NOTICE if phantom else NOTICE.split(", ", 1)[1]
 
 
 def model_card(
@@ -63,7 +69,7 @@ convolutional networks with attention", Scientific Reports 11:12576 (2021).
 
 Trained on {source}.
 Data digest {provenance["data_digest"][:16]}, split digest {about["split_digest"][:16]}, split by patient.
-Labels are the consensus of {"two simulated" if on_phantoms else "the"} readers.
+Labels are the consensus of {"two simulated" if on_phantoms else "the"} readers.{_starts(checkpoints)}
 
 ## How good it is
 
@@ -94,6 +100,14 @@ embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} i
 {commands}
 ```
 """
+
+
+def _starts(checkpoints: dict[str, dict[str, Any]]) -> str:
+    return "".join(
+        f"\nThe {network.upper()} was fine-tuned: it started from {checkpoint['provenance']['started_from']}."
+        for network, checkpoint in checkpoints.items()
+        if "started_from" in checkpoint["provenance"]
+    )
 
 
 def _labelling(checkpoints: dict[str, dict[str, Any]]) -> str:

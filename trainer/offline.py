@@ -17,30 +17,59 @@ import numpy as np
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import LabelledStack
 from trainer.data.phantoms import SetParameters, StackPlan, build_stack, plan_stacks
 from trainer.data.prepared import fields_of_stack
+from trainer.onnx_recurrent import rcn_graph
 from trainer.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from rcm_daemon.core.pipeline import Recurrent
+    from rcm_daemon.core.records import StrataEstimate
     from rcm_daemon.simulator import Phantom
+    from trainer.networks.rcn import RecurrentStrata
 
 Source = LabelledStack | tuple[StackPlan, SetParameters]
 
 
 @dataclass(frozen=True)
 class StackRun:
-    """One stack with the probabilities of each bundle, float32 [n, 3], in the bundles' order."""
+    """One stack through bundles, in their order.
+
+    Attributes
+    ----------
+    stack
+        The stack.
+    embeddings
+        float32 [n, 256] of each bundle's CNN.
+    probabilities
+        float32 [n, 3] of each bundle, over the whole stack.
+    estimates
+        What each bundle's own estimator says of the whole stack, None where it has none.
+    consensus_um
+        Both boundaries by the readers' consensus, where they are known better than by labels.
+    """
 
     stack: LabelledStack
-    probabilities: tuple[np.ndarray, ...]
+    embeddings: tuple[np.ndarray, ...] = ()
+    probabilities: tuple[np.ndarray, ...] = ()
+    estimates: tuple[StrataEstimate | None, ...] = ()
+    consensus_um: tuple[float, float] | None = None
 
 
-def fresh_phantoms(bundle_digest: str, n_stacks: int, families: Sequence[str], purpose: str) -> list[Source]:
+def fresh_phantoms(
+    bundle_digest: str,
+    n_stacks: int,
+    families: Sequence[str],
+    purpose: str,
+    z_step_um: float | None = None,
+) -> list[Source]:
     """Plan phantoms that nobody has tuned to: their seed follows from the bundle's digest.
 
     Parameters
@@ -53,6 +82,8 @@ def fresh_phantoms(bundle_digest: str, n_stacks: int, families: Sequence[str], p
         Families to draw from.
     purpose
         A word that tells sets of one bundle apart.
+    z_step_um
+        Step of all of them, None as drawn.
     """
     seed = int(hashlib.sha256(f"{bundle_digest}:{purpose}".encode()).hexdigest()[:8], 16) & 0x7FFF_FFFF
     parameters = SetParameters(
@@ -63,6 +94,7 @@ def fresh_phantoms(bundle_digest: str, n_stacks: int, families: Sequence[str], p
         pixel_size_um=0.5,
         families=tuple(families),
         stacks_per_patient=2.0,
+        z_step_um=z_step_um,
     )
     return [(plan, parameters) for plan in plan_stacks(parameters)]
 
@@ -138,23 +170,44 @@ def _open(folders: tuple[Path, ...]) -> None:
 
 
 def _run(source: Source) -> StackRun:
+    consensus_um = None
     if isinstance(source, LabelledStack):
         stack, fields = source, fields_of_stack(source)
     else:
         phantom = build_stack(*source)
-        stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
+        stack, fields, consensus_um = _labelled(phantom, source[0]), _rendered(phantom), phantom.boundaries_um
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     for number, trio in enumerate(_with_neighbours(fields)):
         for index, rows in embeddings.items():
             in_context = _networks[index].manifest.kind == "context"
             image = np.stack(trio) if in_context else trio[1]
             rows.append(_networks[index].embed(image, f"slice {number} of {stack.stack}"))
-    weight = np.ones(stack.n_slices)
-    probabilities = [
-        networks.label(np.stack(embeddings[index]), stack.z_um, weight)
-        for networks, index in zip(_networks, _cnn_of, strict=True)
-    ]
-    return StackRun(stack, tuple(probabilities))
+    probabilities, estimates, arrays = [], [], []
+    for networks, index in zip(_networks, _cnn_of, strict=True):
+        arrays.append(np.stack(embeddings[index]))
+        slices = zip(stack.z_um, arrays[-1], strict=True)
+        partial = PartialStack(tuple(EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(slices)))
+        parameters = networks.estimator_parameters
+        estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
+        probabilities.append(estimate.probabilities)
+        estimates.append(estimate if parameters else None)
+    return StackRun(stack, tuple(arrays), tuple(probabilities), tuple(estimates), consensus_um)
+
+
+def graph_runner(network: RecurrentStrata) -> Recurrent:
+    """Run a segmental network through the graph it would be exported as, probabilities as trained."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = rcn_graph(network).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(embeddings: np.ndarray, z_um: np.ndarray, weight: np.ndarray) -> Recurrence:
+        feed = {"embeddings": embeddings, "z_um": z_um, "weight": weight}
+        return Recurrence(*session.run(["probabilities", "evidence"], feed))
+
+    return run
 
 
 def _with_neighbours(fields: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from trainer.networks.attention import GlobalAttention, ToeplitzAttention
 from trainer.networks.inception import EMBEDDING_SIZE, N_CLASSES
+from trainer.networks.rcn import GAP_UNIT_UM, N_SPACING, STRONGEST_EVIDENCE, WIDEST_GAP
 from trainer.onnx_graphs import checked
 
 if TYPE_CHECKING:
     import onnx
-    import torch
 
     from trainer.networks.rcn import RecurrentStrata
 
@@ -41,13 +42,17 @@ class _Graph:
         return output
 
 
-def rcn_graph(network: RecurrentStrata) -> onnx.ModelProto:
+def rcn_graph(network: RecurrentStrata, temperature: float = 1.0) -> onnx.ModelProto:
     """Build rcn.onnx: "embeddings" float32 [n, 256] to "probabilities" float32 [n, 3].
+
+    A segmental network takes "z_um" and "weight" float32 [n] too, and gives "evidence" float32 [n, 3] too.
 
     Parameters
     ----------
     network
         The recurrent network, in evaluation mode.
+    temperature
+        The probabilities given are p^(1/temperature), scaled to sum to one; what the decoder feeds back is p.
     """
     network = network.cpu().eval().requires_grad_(False)
     graph = _Graph()
@@ -59,27 +64,86 @@ def rcn_graph(network: RecurrentStrata) -> onnx.ModelProto:
         contexts = _attend_near(graph, contexts, network.attention)
     elif network.attention is not None:
         contexts = _attend_everywhere(graph, contexts, network.attention)
+    given = "probabilities" if temperature == 1.0 else "uncalibrated"
     if network.architecture.attention == "none":
         logits = graph.node("Gemm", [contexts, *_decoder(graph, network)], "logits")
-        graph.node("Softmax", [logits], "probabilities", axis=-1)
+        graph.node("Softmax", [logits], given, axis=-1)
     elif network.decoder_gru is None:
-        _decode_linear(graph, contexts, network)
+        _decode_linear(graph, contexts, network, given)
     else:
-        _decode_gru(graph, contexts, network)
+        _decode_gru(graph, contexts, network, given)
+    if temperature != 1.0:
+        _calibrate(graph, temperature)
+    outputs = {"probabilities": N_CLASSES}
+    if network.evidence is not None:
+        _weigh_evidence(graph, contexts, network.evidence)
+        outputs["evidence"] = N_CLASSES
+    sizes: dict[str, list[str | int]] = {"embeddings": ["n", EMBEDDING_SIZE], "z_um": ["n"], "weight": ["n"]}
     return checked(
         helper.make_graph(
             graph.nodes,
             "rcn",
-            [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["n", EMBEDDING_SIZE])],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", N_CLASSES])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes[name])
+                for name in network.architecture.inputs
+            ],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+                for name, size in outputs.items()
+            ],
             graph.constants,
         )
     )
 
 
+def _calibrate(graph: _Graph, temperature: float) -> None:
+    smallest = graph.constant("smallest", np.array(1e-12))
+    logits = graph.node(
+        "Log", [graph.node("Max", ["uncalibrated", smallest], "positive")], "log_probabilities"
+    )
+    cooled = graph.node("Div", [logits, graph.constant("temperature", np.array(temperature))], "cooled")
+    graph.node("Softmax", [cooled], "probabilities", axis=-1)
+
+
+def _weigh_evidence(graph: _Graph, contexts: str, layer: torch.nn.Linear) -> None:
+    weights = [graph.constant("evidence_weight", layer.weight.T), graph.constant("evidence_bias", layer.bias)]
+    raw = graph.node("Gemm", [contexts, *weights], "raw_evidence")
+    bound = graph.constant("strongest", np.array(STRONGEST_EVIDENCE))
+    bounded = graph.node("Tanh", [graph.node("Div", [raw, bound], "raw_share")], "evidence_share")
+    graph.node("Mul", [bounded, bound], "evidence")
+
+
+def _see_spacing(graph: _Graph, network: RecurrentStrata) -> str:
+    """Weigh the embeddings about their mean; put the gaps to the neighbours and the weight beside them."""
+    axis = graph.constant("value_axis", [1])
+    centred = graph.node("Sub", ["embeddings", graph.constant("mean", network.input_mean)], "centred")
+    weight_N1 = graph.node("Unsqueeze", ["weight", axis], "weight_column")
+    weighed = graph.node("Mul", [centred, weight_N1], "weighed")
+    bounds = {
+        name: graph.constant(name, [value])
+        for name, value in (("z_first", 0), ("z_second", 1), ("z_last", -1))
+    }
+    end = graph.constant("z_end", [np.iinfo(np.int64).max])
+    below = graph.node("Slice", ["z_um", bounds["z_second"], end, bounds["z_first"]], "below_um")
+    above = graph.node("Slice", ["z_um", bounds["z_first"], bounds["z_last"], bounds["z_first"]], "above_um")
+    gap = graph.node("Sub", [below, above], "gap_um")
+    gap = graph.node("Div", [gap, graph.constant("gap_unit", np.array(GAP_UNIT_UM))], "gap")
+    limits = [graph.constant("no_gap", np.array(0.0)), graph.constant("widest_gap", np.array(WIDEST_GAP))]
+    gap = graph.node("Clip", [gap, *limits], "clipped_gap")
+    columns = [weighed]
+    for name, pads in (("gap_above", [1, 0]), ("gap_below", [0, 1])):
+        padded = graph.node("Pad", [gap, graph.constant(f"{name}_pads", pads)], name)
+        columns.append(graph.node("Unsqueeze", [padded, axis], f"{name}_column"))
+    graph.nodes.append(helper.make_node("Concat", [*columns, weight_N1], ["seen"], "seen", axis=1))
+    return "seen"
+
+
 def _layer(graph: _Graph, network: RecurrentStrata, sequence: str, lengths: str, outputs: list[str]) -> None:
     """Write the encoder's layer over `sequence` [slices, batch, E]."""
     encoder, mean, scale = network.encoder, network.input_mean.double(), network.input_scale.double()
+    if network.architecture.segmental:  # whose embeddings have been shifted before they were weighed
+        mean = torch.zeros(EMBEDDING_SIZE + N_SPACING, dtype=torch.float64)
+        scale = torch.cat([scale, torch.ones(N_SPACING, dtype=torch.float64)])
 
     def gates(name: str, suffix: str) -> np.ndarray:
         values: np.ndarray = encoder.get_parameter(f"{name}_l0{suffix}").double().numpy()
@@ -115,7 +179,8 @@ def _layer(graph: _Graph, network: RecurrentStrata, sequence: str, lengths: str,
 
 def _encode(graph: _Graph, network: RecurrentStrata) -> str:
     axis = graph.constant("batch_axis", [1])
-    sequence = graph.node("Unsqueeze", ["embeddings", axis], "sequence")
+    values = _see_spacing(graph, network) if network.architecture.segmental else "embeddings"
+    sequence = graph.node("Unsqueeze", [values, axis], "sequence")
     _layer(graph, network, sequence, "", ["states"])
     # [N, directions, 1, H] to [N, C]: downward values, then upward ones, as torch lays them out.
     shape = graph.constant("context_shape", [0, network.encoder.n_outputs])
@@ -182,17 +247,17 @@ def _decoder(graph: _Graph, network: RecurrentStrata, n_inputs: int | None = Non
     return [weight, graph.constant("decoder_bias", network.decoder.bias)]
 
 
-def _decode_linear(graph: _Graph, contexts: str, network: RecurrentStrata) -> None:
+def _decode_linear(graph: _Graph, contexts: str, network: RecurrentStrata, given: str) -> None:
     n_context = network.encoder.n_outputs
     scores = graph.node("Gemm", [contexts, *_decoder(graph, network, n_context)], "scores")
     graph.constant("feedback", network.decoder.weight[:, n_context:].T)
     step = _Graph()
     fed_back = step.node("MatMul", ["above", "feedback"], "fed_back")
     step.node("Add", [fed_back, "score"], "logits")
-    _scan(graph, step, scores, N_CLASSES, {"above": N_CLASSES})
+    _scan(graph, step, scores, N_CLASSES, {"above": N_CLASSES}, given)
 
 
-def _decode_gru(graph: _Graph, contexts: str, network: RecurrentStrata) -> None:
+def _decode_gru(graph: _Graph, contexts: str, network: RecurrentStrata, given: str) -> None:
     gru, n_context = network.decoder_gru, network.encoder.n_outputs
     if gru is None:
         raise ValueError("a decoder without a GRU is written by _decode_linear")
@@ -219,11 +284,11 @@ def _decode_gru(graph: _Graph, contexts: str, network: RecurrentStrata) -> None:
     change = step.node("Mul", ["update", step.node("Sub", ["state", candidate], "gap")], "change")
     state = step.node("Add", [candidate, change], "next_state")
     step.node("Gemm", [state, "decoder_weight", "decoder_bias"], "logits")
-    _scan(graph, step, gates, 3 * n_hidden, {"state": n_hidden, "above": N_CLASSES})
+    _scan(graph, step, gates, 3 * n_hidden, {"state": n_hidden, "above": N_CLASSES}, given)
 
 
-def _scan(graph: _Graph, step: _Graph, rows: str, n_row: int, states: dict[str, int]) -> None:
-    """Write the loop over slices: `step` turns its states and a row `score` into `logits`.
+def _scan(graph: _Graph, step: _Graph, rows: str, n_row: int, states: dict[str, int], given: str) -> None:
+    """Write the loop over slices, of output `given`: `step` turns its states and a row `score` into `logits`.
 
     What the slice was taken for, the softmax of the logits, is the next slice's state `above`.
     """
@@ -244,7 +309,7 @@ def _scan(graph: _Graph, step: _Graph, rows: str, n_row: int, states: dict[str, 
         step.constants,
     )
     first = [graph.constant(f"first_{name}", np.zeros((1, size))) for name, size in states.items()]
-    outputs = [*(f"last_{name}" for name in states), "probabilities"]
+    outputs = [*(f"last_{name}" for name in states), given]
     graph.nodes.append(
         helper.make_node("Scan", [*first, rows], outputs, "decoder", body=body, num_scan_inputs=1)
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rcm_daemon.core.records import BOUNDARIES, STRATA
+from trainer.live_report import live_markdown
+from trainer.markdown_tables import BOUNDARY_NAMES, STRATUM_NAMES, table
 from trainer.metrics import IMPOSSIBLE_TRANSITIONS
 
-STRATUM_NAMES = {"epidermis": "epidermis", "dej": "DEJ", "dermis": "dermis"}
-BOUNDARY_NAMES = {"epidermis_dej": "epidermis-DEJ", "dej_dermis": "DEJ-dermis"}
 METHOD = (
-    "Scored against the readers' consensus, stacks run whole through the bundle's ONNX graphs. In brackets "
+    "Scored against the readers' consensus on whole stacks, a bundle through its ONNX graphs. In brackets "
     "the central 95 % of 1000 bootstrap draws over patients. Impossible transitions are counted on raw "
-    "labels; boundaries are taken after the 3-slice median and the causal maximum, a missed one costs the "
-    "distance to the farther end of its stack, a false one is counted."
+    "labels. A bundle with an estimator of its own is read by it; the others, and the same bundle once more, "
+    "as the paper does: boundaries after the 3-slice median and the causal maximum. A missed boundary costs "
+    "the distance to the farther end of its stack, a false one is counted."
 )
 PAPER_NOTE = (
     "For comparison, Bozkurt et al. 2021 report on 198 real stacks: Toeplitz attention D = 1 88.07 % "
@@ -23,15 +24,20 @@ PAPER_NOTE = (
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Write the result of `evaluate_bundle` as Markdown."""
+    """Write the result of `write_evaluation` as Markdown."""
     bundle = result["bundle"]
+    title, about = "predictions", ""
+    if bundle:
+        title = f"{bundle['name']} {bundle['version']}"
+        about = (
+            f"Bundle {bundle['digest'][:16]}, kind {bundle['kind']}, D = {bundle['attention_half_width']}. "
+        )
     lines = [
-        f"# Evaluation of {bundle['name']} {bundle['version']}",
+        f"# Evaluation of {title}",
         "",
         f"**{result['notice'][0].upper()}{result['notice'][1:]}.**",
         "",
-        f"Bundle {bundle['digest'][:16]}, kind {bundle['kind']}, D = {bundle['attention_half_width']}. "
-        + METHOD,
+        about + METHOD,
         "",
         f"Command: `{result['command']}`",
         "",
@@ -53,7 +59,9 @@ def _set(one: dict[str, Any]) -> list[str]:
     if "readers_agree" in one:
         about += f" The two readers give the same label to {100 * one['readers_agree']:.1f} % of the slices."
     lines = ["", f"## {one['title'][0].upper()}{one['title'][1:]}", "", about]
-    return [*lines, *_labels(one["methods"]), *_transitions(one["methods"]), *_boundaries(one["methods"])]
+    methods = one["methods"]
+    lines += [*_labels(methods), *_transitions(methods), *_boundaries(methods)]
+    return lines + live_markdown(one["live"]) if "live" in one else lines
 
 
 def _labels(methods: dict[str, Any]) -> list[str]:
@@ -70,7 +78,7 @@ def _labels(methods: dict[str, Any]) -> list[str]:
         if with_truth:
             row.append(f"{100 * scores['accuracy_to_truth']:.1f}" if "accuracy_to_truth" in scores else "")
         rows.append(row)
-    return _table("Labels", head, rows)
+    return table("Labels", head, rows)
 
 
 def _transitions(methods: dict[str, Any]) -> list[str]:
@@ -83,7 +91,7 @@ def _transitions(methods: dict[str, Any]) -> list[str]:
         rows.append(
             [name, *(str(found[kind]) for kind in kinds), f"{found['total']} [{low:.0f}, {high:.0f}]"]
         )
-    return _table("Impossible transitions", head, rows)
+    return table("Impossible transitions", head, rows)
 
 
 def _boundaries(methods: dict[str, Any]) -> list[str]:
@@ -100,14 +108,9 @@ def _boundaries(methods: dict[str, Any]) -> list[str]:
             row += [f"{one['mae_um']:.2f} [{low:.2f}, {high:.2f}]", f"{one['median_um']:.2f}"]
             row += [f"{one['n_missed']} of {one['n']}", str(one["n_false"])]
         rows.append(row)
-    return _table("Boundaries", head, rows)
+    return table("Boundaries", head, rows)
 
 
 def _percent(labels: dict[str, Any], name: str) -> str:
     low, high = labels[f"{name}_interval"]
     return f"{100 * labels[name]:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["", f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]

@@ -23,11 +23,14 @@ from trainer.embeddings import embed_set
 from trainer.methods import METHODS
 from trainer.networks.attention import ToeplitzAttention
 from trainer.progress import whole_run
+from trainer.rcn_recipe import RcnRecipe
+from trainer.reproduce_live import estimate_stacks
 from trainer.reproduce_presets import TextonRecipe, recipe_of
 from trainer.reproduce_textons import train_textons
 from trainer.run_folder import LAST_NAME, state_digest
+from trainer.scores import Prediction
 from trainer.train_cnn import CnnRecipe, load_cnn, train_cnn
-from trainer.train_rcn import RcnRecipe, load_rcn, train_rcn
+from trainer.train_rcn import load_rcn, train_rcn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from trainer.data.prepared import PreparedSet
     from trainer.data.split import Split
     from trainer.methods import Method
-    from trainer.reproduce_presets import Preset
+from trainer.reproduce_presets import Preset
 
 CODE_VERSION = 1
 """Raised whenever a training or a prediction comes to give something else from the same data and recipe."""
@@ -71,11 +74,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one method says of the test stacks: probabilities [n, 3] of each, and its Toeplitz kernel."""
+    """What one method says of the test stacks.
+
+    Attributes
+    ----------
+    probabilities
+        [n, 3] of each stack.
+    kernel
+        Of Toeplitz attention.
+    seconds
+        Time it took to train and ask.
+    estimates
+        What our estimator says of each stack; none for methods that are read as the paper reads them.
+    """
 
     probabilities: tuple[np.ndarray, ...]
     kernel: tuple[float, ...]
     seconds: float
+    estimates: tuple[Prediction, ...] = ()
 
 
 def open_comparison(
@@ -220,10 +236,11 @@ def _do(comparison: Comparison, method: Method) -> None:
     recipe = comparison.recipe(method)
     about: dict[str, Any] = {"key": key, "done": True, "recipe": asdict(recipe)}
     kernel: list[float] = []
+    estimated: dict[str, np.ndarray] = {}
     if isinstance(recipe, CnnRecipe):
         probabilities, about["network_digest"] = _cnn(comparison, recipe, folder, resume)
     elif isinstance(recipe, RcnRecipe):
-        probabilities, kernel = _rcn(comparison, recipe, folder, resume)
+        probabilities, kernel, estimated = _rcn(comparison, recipe, folder, resume)
     else:
         texton_method: Any = method.name
         probabilities = train_textons(
@@ -237,6 +254,7 @@ def _do(comparison: Comparison, method: Method) -> None:
         stacks=np.array([stack.stack for stack in stacks]),
         n_slices=np.array([stack.n_slices for stack in stacks]),
         kernel=np.array(kernel, np.float64),
+        **estimated,  # type: ignore[arg-type]
     )
     part.replace(folder / PREDICTIONS_NAME)
     _write_step(folder, {**about, "seconds": round(time.monotonic() - started, 1)})
@@ -245,8 +263,21 @@ def _do(comparison: Comparison, method: Method) -> None:
 def _load(comparison: Comparison, name: str) -> Predicted:
     with np.load(comparison.out / name / PREDICTIONS_NAME) as stored:
         rows, lengths, kernel = stored["probabilities"], stored["n_slices"], stored["kernel"]
-    parts = np.split(rows, np.cumsum(lengths)[:-1])
-    return Predicted(tuple(parts), tuple(kernel.tolist()), _step(comparison.out / name).get("seconds", 0.0))
+        ends = np.cumsum(lengths)[:-1]
+        parts = np.split(rows, ends)
+        estimates: tuple[Prediction, ...] = ()
+        if "labels" in stored:
+            labels = np.split(stored["labels"].astype(np.int64), ends)
+            estimates = tuple(
+                Prediction(own, (_there(first), _there(second)))
+                for own, (first, second) in zip(labels, stored["boundaries_um"].tolist(), strict=True)
+            )
+    seconds = _step(comparison.out / name).get("seconds", 0.0)
+    return Predicted(tuple(parts), tuple(kernel.tolist()), seconds, estimates)
+
+
+def _there(um: float) -> float | None:
+    return None if np.isnan(um) else um
 
 
 def _prepared(comparison: Comparison, size: int) -> PreparedSet:
@@ -277,7 +308,7 @@ def _cnn(comparison: Comparison, recipe: CnnRecipe, folder: Path, resume: bool) 
 
 def _rcn(
     comparison: Comparison, recipe: RcnRecipe, folder: Path, resume: bool
-) -> tuple[np.ndarray, list[float]]:
+) -> tuple[np.ndarray, list[float], dict[str, np.ndarray]]:
     data, split, device = comparison.data, comparison.split, comparison.device
     cnn = load_cnn(comparison.out / CNN_METHOD)[0]
     digest = state_digest(cnn.state_dict())
@@ -293,15 +324,19 @@ def _rcn(
     finally:
         torch.set_num_threads(n_threads)
     network = load_rcn(folder)[0]
+    stacks = [data.stacks[index] for index in test]
+    own = [embeddings[0, data.starts[index] : data.starts[index + 1]] for index in test]
+    if network.likelihood is not None:
+        probabilities, estimated = estimate_stacks(network, stacks, own)
+        return probabilities, [], estimated
     found = []
     with torch.inference_mode():
-        for index in test:
-            rows = torch.from_numpy(embeddings[0, data.starts[index] : data.starts[index + 1]])
-            logits = network(rows.unsqueeze(0), torch.tensor([len(rows)]))[0]
+        for rows_NE in own:
+            logits = network(torch.from_numpy(rows_NE).unsqueeze(0), torch.tensor([len(rows_NE)]))[0]
             found.append(torch.softmax(logits, -1).numpy())
         toeplitz = network.attention if isinstance(network.attention, ToeplitzAttention) else None
         kernel = toeplitz.kernel().tolist() if toeplitz else []
-    return np.concatenate(found), kernel
+    return np.concatenate(found), kernel, {}
 
 
 def _estimated_s(comparison: Comparison, name: str) -> float:

@@ -10,7 +10,7 @@ import typer
 
 def reproduce(
     data: Annotated[
-        Path, typer.Option(help="Data set: a manifest CSV, or the folder that holds manifest.csv.")
+        Path, typer.Option(help="Data set: a manifest (CSV or Parquet), or the folder that holds it.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the comparison; what is in it already is taken.")],
     methods: Annotated[
@@ -18,7 +18,9 @@ def reproduce(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="quick (a part of the stacks, small networks) or paper (the published recipes)."),
+        typer.Option(
+            help="quick (a part of the stacks), compact (all, small networks) or paper (as published)."
+        ),
     ] = "quick",
     stacks: Annotated[
         int | None, typer.Option(help="Stacks to take, 0 for all, instead of the preset's.")

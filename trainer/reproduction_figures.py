@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.core.records import BOUNDARIES
-from trainer.report import BOUNDARY_NAMES
+from trainer.markdown_tables import BOUNDARY_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

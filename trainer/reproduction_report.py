@@ -11,9 +11,9 @@ import numpy as np
 
 from rcm_daemon.core.records import BOUNDARIES, STRATA
 from trainer.evaluate import without_nan
+from trainer.markdown_tables import BOUNDARY_NAMES, STRATUM_NAMES
 from trainer.methods import METHODS
 from trainer.metrics import IMPOSSIBLE_TRANSITIONS
-from trainer.report import BOUNDARY_NAMES, STRATUM_NAMES
 from trainer.reproduction_figures import attention_kernels, error_histograms
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.bundle.manifest import NOTICE
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.bootstrap import interval, patient_weights
 from trainer.methods import METHODS
 from trainer.metrics import boundary_error_um, impossible_transitions
+from trainer.model_card import notice_of
 from trainer.paper_tables import PAPER_MEDIANS, PAPER_TABLE_1, PAPER_TABLE_2, PAPER_TABLE_3
 from trainer.run_folder import this_command, versions
 from trainer.scores import depths, prediction_of, score
@@ -40,7 +40,8 @@ def reproduction(comparison: Comparison, predicted: Mapping[str, Predicted]) -> 
     """
     stacks = comparison.test_stacks
     said = {
-        name: [prediction_of(p, s.z_um) for p, s in zip(found.probabilities, stacks, strict=True)]
+        name: list(found.estimates)
+        or [prediction_of(p, s.z_um) for p, s in zip(found.probabilities, stacks, strict=True)]
         for name, found in predicted.items()
     }
     scores = {name: score(stacks, predictions) for name, predictions in said.items()}
@@ -69,7 +70,7 @@ def reproduction(comparison: Comparison, predicted: Mapping[str, Predicted]) -> 
         }
     return {
         "schema": REPRODUCTION_SCHEMA,
-        "notice": NOTICE if data.is_phantom else NOTICE.split(", ", 1)[1],
+        "notice": notice_of(data.is_phantom),
         "phantom": data.is_phantom,
         "command": this_command(),
         "versions": versions(),

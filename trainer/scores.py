@@ -23,6 +23,7 @@ from trainer.metrics import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rcm_daemon.core.records import StrataEstimate
     from trainer.data.manifest import LabelledStack
 
 Depths = tuple[float | None, float | None]
@@ -48,6 +49,12 @@ class Prediction:
 def prediction_of(probabilities: np.ndarray, z_um: np.ndarray) -> Prediction:
     """Take probabilities [n, 3] the paper's way: argmax for labels, median and causal max for boundaries."""
     return Prediction(probabilities.argmax(axis=1), depths(paper_labels(probabilities), z_um))
+
+
+def estimated(said: StrataEstimate) -> Prediction:
+    """Take labels and boundaries as an estimator gives them."""
+    first, second = (place.um if place.found else None for place in said.boundaries)
+    return Prediction(said.labels, (first, second))
 
 
 def depths(labels: np.ndarray, z_um: np.ndarray) -> Depths:

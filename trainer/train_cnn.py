@@ -7,7 +7,7 @@ so a resumed run repeats what an unbroken one would have done.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +21,10 @@ from trainer.data.split import z_steps
 from trainer.metrics import confusion, label_metrics
 from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
-from trainer.progress import progress_bar
-from trainer.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RunFolder,
-    load_checkpoint,
-    provenance,
-    refuse_other_recipe,
-)
+from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
+from trainer.starting import is_bundle, open_start, origin, settle_norms, take_cnn, take_state
+from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -42,6 +36,8 @@ if TYPE_CHECKING:
 
 CNN_SCHEMA = "rcm-cnn-1"
 VALIDATION_BATCH = 128
+N_SETTLED = 64
+"""Training slices from which a bundle's CNN gets its batch norms' statistics."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,8 @@ def train_cnn(
     resume
         Go on from `last.pt`.
     imagenet, start_from
-        Weights to start from: torchvision's Inception-V3 file, or a CNN checkpoint of the same width.
+        Weights to start from: torchvision's Inception-V3 file; a CNN checkpoint or a bundle of the same
+        width.
 
     Returns
     -------
@@ -126,7 +123,8 @@ def train_cnn(
     Raises
     ------
     DataSetError
-        If a part is empty, or the run to resume was made with another recipe.
+        If a part is empty, what to start from does not fit, or the run to resume was made with another
+        recipe.
     """
     rows = {
         part: prepared.slice_indices(split.stack_indices(prepared.data, part))
@@ -141,8 +139,9 @@ def train_cnn(
     network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     if imagenet is not None:
         network.load_imagenet(imagenet)
-    if start_from is not None:
-        network.load_state_dict(load_cnn(start_from)[0].state_dict())
+    about = provenance(prepared.data, split, recipe.seed)
+    if start_from is not None and not resume:
+        about["started_from"] = _start(network, start_from, prepared, rows["train"])
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -150,40 +149,23 @@ def train_cnn(
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     mixed = MixedPrecision(precision, device)
-    about = provenance(prepared.data, split, recipe.seed)
-    first_epoch, best = 1, {"accuracy": -1.0}
-    if resume:
-        last = load_checkpoint(out / LAST_NAME, CNN_SCHEMA)
-        last["recipe"] = asdict(CnnRecipe(**last["recipe"]))  # an older one lacks what was added since
-        refuse_other_recipe(last, asdict(recipe), about, out)
-        network.load_state_dict(last["network"])
-        average.network.load_state_dict(last["average"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
     n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
     n_batches = max(1, n_per_epoch // recipe.batch_size)
-    run = RunFolder(out, first_epoch - 1)
-    run_state = _Run(
-        prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch
+    run = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
+    return run_epochs(
+        out,
+        "training the CNN",
+        recipe,
+        {"schema": CNN_SCHEMA, "provenance": about, "z_step_um": z_steps(prepared.data, split)},
+        network,
+        average,
+        optimizer,
+        n_batches=n_batches,
+        train=run.train_epoch,
+        validate=lambda averaged: _validate(averaged, prepared, rows["validation"], device),
+        rank=lambda measured: (measured["accuracy"],),
+        resume=resume,
     )
-    n_left = (recipe.n_epochs - first_epoch + 1) * n_batches
-    with progress_bar("training the CNN", n_left, "batches") as advance:
-        for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = run_state.train_epoch(epoch, advance, best["accuracy"])
-            values.update(_validate(average.network, prepared, rows["validation"], device))
-            run.log(epoch, values)
-            validation = {
-                name.removeprefix("validation_"): v for name, v in values.items() if "validation_" in name
-            }
-            shared = {"schema": CNN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
-            shared["z_step_um"] = z_steps(prepared.data, split)
-            if validation["accuracy"] > best["accuracy"]:
-                best = validation
-                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
-            states = {"network": network.state_dict(), "average": average.network.state_dict()}
-            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
-    run.close()
-    return best
 
 
 @dataclass
@@ -208,21 +190,19 @@ class _Run:
         labels = self.prepared.labels
         parameters = list(self.network.parameters())
         self.network.train()
-        n_seen, loss_sum, n_right, started = (
-            0,
-            torch.zeros((), device=device),
-            torch.zeros((), device=device),
-            time.time(),
-        )
+        n_seen, read_s, started = 0, 0.0, time.perf_counter()
+        loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
         for batch in range(self.n_batches):
             n_steps = (epoch - 1) * self.n_batches + batch
             rate = learning_rate(n_steps / (recipe.n_epochs * self.n_batches), recipe.learning_rate)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rows = drawn[batch * recipe.batch_size : (batch + 1) * recipe.batch_size]
+            read_from = time.perf_counter()
             slices = _read(self.prepared, rows, recipe.n_slices).to(device, non_blocking=True)
             labels_B = torch.from_numpy(labels[rows]).to(device, non_blocking=True)
             field = augmenter(slices) if recipe.n_slices == 1 else augmenter.with_neighbours(slices)
+            read_s += time.perf_counter() - read_from
             with self.mixed:
                 logits_BK = self.network(field)
                 loss = functional.cross_entropy(
@@ -239,13 +219,16 @@ class _Run:
                     f" best {best:.3f}" if best >= 0 else ""
                 )
                 advance(batch % 10 + 1, text)
-        seconds = time.time() - started
+        seconds = time.perf_counter() - started
+        # Reading, warping and the network take turns on the same cores, so both rates are of one run. On a
+        # GPU the warp runs on behind this clock, which then tells of reading alone.
         return {
             "loss": loss_sum.item() / n_seen,
             "accuracy": n_right.item() / n_seen,
             "learning_rate": rate,
             "seconds": seconds,
             "images_per_second": n_seen / seconds,
+            "images_read_per_second": n_seen / read_s,
         }
 
 
@@ -264,6 +247,18 @@ def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
     network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _start(network: InceptionStrata, path: Path, prepared: PreparedSet, rows: np.ndarray) -> str:
+    if not is_bundle(path):
+        other, checkpoint = load_cnn(path)
+        take_state(network, other.state_dict(), path)
+        return origin(checkpoint["provenance"])
+    bundle = open_start(path)
+    take_cnn(network, bundle)
+    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), N_SETTLED)).astype(np.int64)]
+    settle_norms(network, _read(prepared, spread, network.n_slices))
+    return origin(bundle)
 
 
 def _read(prepared: PreparedSet, rows: np.ndarray, n_slices: int) -> torch.Tensor:
@@ -290,8 +285,6 @@ def _validate(
             logits.append(network(slices.to(device)).float().cpu())
     logits_BK = torch.cat(logits)
     metrics = label_metrics(confusion(labels, logits_BK.argmax(1).numpy()))
-    values = {"validation_loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}
-    values["validation_accuracy"] = metrics["accuracy"]
-    for stratum in STRATA:
-        values[f"validation_sensitivity_{stratum}"] = metrics[f"sensitivity_{stratum}"]
-    return values
+    values = {"loss": functional.cross_entropy(logits_BK, torch.from_numpy(labels)).item()}
+    values["accuracy"] = metrics["accuracy"]
+    return values | {f"sensitivity_{stratum}": metrics[f"sensitivity_{stratum}"] for stratum in STRATA}

@@ -1,9 +1,6 @@
 """Training of the recurrent network on a frozen CNN's embeddings, resumable at every epoch.
 
-Two recipes. `paper` is that of Bozkurt et al. 2021 in Keras: Adam at 0.001, 200 epochs of 4 stacks a step, at
-most 71 slices, 10 % recurrent dropout, L1 of 0.05 times the plain sum of the absolute recurrent weights, raw
-embeddings. `ours` changes what costs accuracy: a small L1, standardised embeddings with dropout, larger steps
-with a falling rate, a weight average, embeddings of augmented stacks beside the plain ones.
+What is done stands in a recipe, see `trainer.rcn_recipe`.
 
 Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 """
@@ -11,28 +8,26 @@ Shapes: C copies, B stacks, N slices (padded), E embedding values, K classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import torch
 from torch.nn import functional
 
+from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.errors import DataSetError
 from trainer.data.split import z_steps
 from trainer.networks.attention import ToeplitzAttention
-from trainer.networks.rcn import Architecture, RecurrentStrata
-from trainer.progress import progress_bar
-from trainer.run_folder import (
-    BEST_NAME,
-    LAST_NAME,
-    RunFolder,
-    load_checkpoint,
-    provenance,
-    refuse_other_recipe,
-)
+from trainer.networks.rcn import RecurrentStrata
+from trainer.onnx_recurrent import rcn_graph
+from trainer.rcn_recipe import RcnRecipe
+from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
-from trainer.sequences import IGNORED, WholeStacks, pad
+from trainer.sequences import IGNORED, HeldOut, Sequence, pad, segmental_loss
+from trainer.starting import is_bundle, open_start, origin, take_rcn
+from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
 if TYPE_CHECKING:
@@ -41,122 +36,12 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import DataSet
     from trainer.data.split import Split
-    from trainer.networks.recurrent import Cell
 
 RCN_SCHEMA = "rcm-rcn-1"
-
-
-@dataclass(frozen=True)
-class RcnRecipe:
-    """Everything that decides what an RCN training does, but for the data and the CNN.
-
-    Attributes
-    ----------
-    attention, half_width, window, cell, bidirectional, n_hidden
-        See `Architecture`.
-    n_epochs, batch_size
-        Length of training; stacks a step.
-    max_slices
-        Longer stacks are clipped to their first slices, in training and validation; 0 for no limit. With
-        global attention, which needs a limit, longer ones are refused in use.
-    learning_rate, falling_rate
-        Of Adam; falling: a short rise, then a cosine to 0.
-    weight_decay
-        Decoupled weight decay.
-    recurrent_dropout, input_dropout
-        See `RecurrentStrata`.
-    recurrent_l1
-        Weight of the sum of absolute recurrent weights in the loss.
-    label_smoothing
-        Share of the target spread over the other strata.
-    average_decay
-        Of the weight average that is validated and kept; 0 keeps the network itself.
-    standardised
-        Whether embeddings are shifted and scaled by their mean and deviation over the training slices.
-    n_copies
-        Augmented copies of every training stack beside the plain one.
-    prefixes
-        Share of training stacks cut at a random slice, as a daemon sees them.
-    dropped_slices
-        Largest share of slices left out of a training stack.
-    seed
-        Of everything random.
-    """
-
-    attention: Literal["toeplitz", "global", "none"] = "toeplitz"
-    half_width: int = 1
-    window: int = 0
-    cell: Cell = "gru"
-    bidirectional: bool = True
-    n_hidden: int = 64
-    n_epochs: int = 80
-    batch_size: int = 16
-    max_slices: int = 0
-    learning_rate: float = 2e-3
-    falling_rate: bool = True
-    weight_decay: float = 0.01
-    recurrent_dropout: float = 0.2
-    input_dropout: float = 0.4
-    recurrent_l1: float = 1e-5
-    label_smoothing: float = 0.05
-    average_decay: float = 0.98
-    standardised: bool = True
-    n_copies: int = 1
-    prefixes: float = 0.0
-    dropped_slices: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _ = self.architecture  # what cannot be built is refused before slices are embedded for it
-
-    @property
-    def architecture(self) -> Architecture:
-        """The network this recipe trains."""
-        return Architecture(**{field.name: getattr(self, field.name) for field in fields(Architecture)})
-
-
-OURS = RcnRecipe()
-PAPER = RcnRecipe(
-    n_epochs=200,
-    batch_size=4,
-    max_slices=71,
-    learning_rate=1e-3,
-    falling_rate=False,
-    weight_decay=0.0,
-    recurrent_dropout=0.1,
-    input_dropout=0.0,
-    recurrent_l1=0.05,
-    label_smoothing=0.0,
-    average_decay=0.0,
-    standardised=False,
-    n_copies=0,
-)
-PRESETS = {"ours": OURS, "paper": PAPER}
-
-
-def preset(
-    name: str, method: Mapping[str, Any] | None = None, **changes: float | int | str | None
-) -> RcnRecipe:
-    """Take a preset, make it a method's, and change what is not None.
-
-    Parameters
-    ----------
-    name
-        `ours` or `paper`.
-    method
-        Fields that make the recipe one of `trainer.methods`.
-    changes
-        Fields to change in the end.
-
-    Raises
-    ------
-    DataSetError
-        If there is no such preset.
-    """
-    if name not in PRESETS:
-        raise DataSetError(f"a preset must be one of {', '.join(PRESETS)}, got {name}")
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return replace(PRESETS[name], **{**(method or {}), **given})
+WIDEST_STEP_TO_STRIDE_UM = 2.5
+MOST_SPARSE = 20
+LIVE_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
+"""A segmental network is validated on so much of every stack."""
 
 
 def train_rcn(
@@ -169,8 +54,11 @@ def train_rcn(
     cnn_digest: str,
     device: torch.device,
     resume: bool = False,
+    start_from: Path | None = None,
 ) -> dict[str, float]:
-    """Train, validate after each epoch, keep the snapshot with the best validation accuracy.
+    """Train, validate after each epoch, keep the best snapshot.
+
+    The best one has the highest validation accuracy; of a segmental network, the smallest segmental loss.
 
     Parameters
     ----------
@@ -190,6 +78,9 @@ def train_rcn(
         Where the network runs.
     resume
         Go on from `last.pt`.
+    start_from
+        Weights to start from: an RCN checkpoint or a bundle of the same method and size. The mean and scale
+        of the embeddings are those of this training set all the same.
 
     Returns
     -------
@@ -199,7 +90,8 @@ def train_rcn(
     Raises
     ------
     DataSetError
-        If a part is empty, or the run to resume was made with another recipe.
+        If a part is empty, what to start from does not fit, or the run to resume was made with another
+        recipe.
     """
     indices = {part: split.stack_indices(data, part) for part in ("train", "validation")}
     for part, stacks in indices.items():
@@ -215,44 +107,44 @@ def train_rcn(
         sample_XE = embeddings_CTE[:, rows].reshape(-1, embeddings_CTE.shape[2])
         network.input_mean.copy_(torch.from_numpy(sample_XE.mean(0)))
         network.input_scale.copy_(torch.from_numpy(sample_XE.std(0) + 1e-3))
+    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
+    if start_from is not None and not resume:
+        about["started_from"] = _start(network, start_from)
     network.to(device)
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, eps=1e-7, weight_decay=recipe.weight_decay
     )
-    about = {**provenance(data, split, recipe.seed), "cnn_digest": cnn_digest}
-    first_epoch, best = 1, {"accuracy": -1.0, "loss": float("inf")}
-    if resume:
-        last = load_checkpoint(out / LAST_NAME, RCN_SCHEMA)
-        last["recipe"] = asdict(RcnRecipe(**last["recipe"]))  # an older one lacks what was added since
-        refuse_other_recipe(last, asdict(recipe), about, out)
-        network.load_state_dict(last["network"])
-        average.network.load_state_dict(last["average"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, best = last["epoch"] + 1, last["best"]
     training = _Training(data, torch.from_numpy(embeddings_CTE), indices["train"], recipe, device)
-    validation = WholeStacks(
-        data, torch.from_numpy(embeddings_CTE[0]), indices["validation"], recipe.max_slices, device
+    validation = HeldOut(
+        data,
+        torch.from_numpy(embeddings_CTE[0]),
+        indices["validation"],
+        recipe.max_slices,
+        device,
+        LIVE_FRACTIONS if recipe.segmental else (1.0,),
     )
-    run = RunFolder(out, first_epoch - 1)
-    n_batches = -(-len(indices["train"]) // recipe.batch_size)
-    with progress_bar(
-        "training the RCN", (recipe.n_epochs - first_epoch + 1) * n_batches, "batches"
-    ) as advance:
-        for epoch in range(first_epoch, recipe.n_epochs + 1):
-            values = training.epoch(epoch, network, average, optimizer, advance, best["accuracy"])
-            measured = validation.measure(average.network)
-            values.update({f"validation_{name}": value for name, value in measured.items()})
-            run.log(epoch, values)
-            shared = {"schema": RCN_SCHEMA, "recipe": asdict(recipe), "provenance": about, "epoch": epoch}
-            shared["z_step_um"] = z_steps(data, split)
-            if (measured["accuracy"], -measured["loss"]) > (best["accuracy"], -best["loss"]):
-                best = measured
-                run.save(BEST_NAME, {**shared, "network": average.network.state_dict(), "metrics": best})
-            states = {"network": network.state_dict(), "average": average.network.state_dict()}
-            run.save(LAST_NAME, {**shared, **states, "optimizer": optimizer.state_dict(), "best": best})
-    run.close()
-    return best
+    return run_epochs(
+        out,
+        "training the RCN",
+        recipe,
+        {"schema": RCN_SCHEMA, "provenance": about, "z_step_um": z_steps(data, split)},
+        network,
+        average,
+        optimizer,
+        n_batches=-(-len(indices["train"]) // recipe.batch_size),
+        train=lambda epoch, advance, best: training.epoch(epoch, network, average, optimizer, advance, best),
+        validate=validation.measure,
+        rank=_merit,
+        resume=resume,
+    )
+
+
+def _merit(measured: Mapping[str, float]) -> tuple[float, float]:
+    """Rank a snapshot: the higher one is better."""
+    if "segmental_loss" in measured:
+        return -measured["segmental_loss"], 0.0
+    return measured["accuracy"], -measured["loss"]
 
 
 def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
@@ -261,6 +153,18 @@ def load_rcn(path: Path) -> tuple[RecurrentStrata, dict[str, Any]]:
     network = RecurrentStrata(RcnRecipe(**checkpoint["recipe"]).architecture)
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
+
+
+def _start(network: RecurrentStrata, path: Path) -> str:
+    if is_bundle(path):
+        bundle = open_start(path)
+        fitted = estimator_parameters(bundle)
+        graph = onnx.load_from_string(bundle.files["rcn.onnx"]).graph
+        take_rcn(network, graph, path, fitted.prior if fitted else None)
+        return origin(bundle)
+    other, checkpoint = load_rcn(path)
+    take_rcn(network, rcn_graph(other).graph, path, other.likelihood.prior() if other.likelihood else None)
+    return origin(checkpoint["provenance"])
 
 
 class _Training:
@@ -275,19 +179,30 @@ class _Training:
         self.data, self.embeddings_CTE, self.stacks = data, embeddings_CTE, stacks
         self.recipe, self.device = recipe, device
 
-    def _draw(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, start = self.recipe, int(self.data.starts[index])
-        kept = np.arange(self.data.stacks[index].n_slices)
+    def _draw(self, index: int, rng: np.random.Generator) -> Sequence:
+        recipe, z_um = self.recipe, self.data.stacks[index].z_um
+        kept = np.arange(len(z_um))
         if recipe.max_slices:
             kept = kept[: recipe.max_slices]
+        if recipe.late_starts and rng.random() < recipe.late_starts:
+            kept = kept[rng.integers(0, (len(kept) + 1) // 2) :]
         if recipe.prefixes and rng.random() < recipe.prefixes:
             kept = kept[: rng.integers(1, len(kept) + 1)]
+        narrow = len(kept) > 1 and np.median(np.diff(z_um[kept])) <= WIDEST_STEP_TO_STRIDE_UM
+        if recipe.strides and narrow and rng.random() < recipe.strides:
+            kept = kept[rng.integers(0, 2) :: 2]
+        if recipe.sparse and rng.random() < recipe.sparse:
+            n_kept = min(len(kept), int(rng.integers(2, MOST_SPARSE + 1)))
+            kept = np.sort(rng.choice(kept, n_kept, replace=False))
         if recipe.dropped_slices:
             there = rng.random(len(kept)) >= rng.uniform(0, recipe.dropped_slices)
             kept = kept[there] if there.any() else kept[:1]
         copy = int(rng.integers(len(self.embeddings_CTE)))
-        labels = torch.from_numpy(self.data.stacks[index].labels[kept])
-        return self.embeddings_CTE[copy, torch.from_numpy(start + kept)], labels
+        drawn = Sequence.of(self.data, self.embeddings_CTE[copy], index, kept)
+        if recipe.untrusted:
+            weight = (rng.random(len(kept)) >= recipe.untrusted).astype(np.float32)
+            drawn = replace(drawn, weight=torch.from_numpy(weight))
+        return drawn
 
     def epoch(
         self,
@@ -305,6 +220,7 @@ class _Training:
         n_batches = -(-len(order) // recipe.batch_size)
         network.train()
         n_seen, n_right, loss_sum, started, rate = 0, 0, 0.0, time.time(), recipe.learning_rate
+        segmental_sum = 0.0
         for batch in range(n_batches):
             n_steps = (epoch - 1) * n_batches + batch
             if recipe.falling_rate:
@@ -312,25 +228,27 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[batch * recipe.batch_size : (batch + 1) * recipe.batch_size].tolist()
-            embeddings_BNE, labels_BN, lengths_B = pad(
-                [self._draw(index, rng) for index in chosen], self.device
-            )
-            logits_BNK = network(embeddings_BNE, lengths_B)
+            drawn = pad([self._draw(index, rng) for index in chosen], self.device)
+            logits_BNK, evidence_BNK = drawn.run(network)
             loss = functional.cross_entropy(
                 logits_BNK.flatten(0, 1),
-                labels_BN.flatten(),
+                drawn.labels_BN.flatten(),
                 ignore_index=IGNORED,
                 label_smoothing=recipe.label_smoothing,
             )
+            if network.likelihood is not None and evidence_BNK is not None:
+                boundaries = segmental_loss(network.likelihood, evidence_BNK, drawn)
+                segmental_sum += boundaries.item() * len(chosen)
+                loss = loss + recipe.segmental_weight * boundaries
             optimizer.zero_grad(set_to_none=True)
             penalised: torch.Tensor = loss + recipe.recurrent_l1 * network.recurrent_l1()
             penalised.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update(network, n_steps + 1)
-            n_slices = int(lengths_B.sum())
+            n_slices = int(drawn.lengths_B.sum())
             n_seen += n_slices
             loss_sum += loss.item() * n_slices
-            n_right += int((logits_BNK.argmax(2) == labels_BN).sum())
+            n_right += int((logits_BNK.argmax(2) == drawn.labels_BN).sum())
             text = f"epoch {epoch}/{recipe.n_epochs} loss {loss_sum / n_seen:.3f}"
             text += f" accuracy {n_right / n_seen:.3f}"
             advance(1, text + (f" best {best:.3f}" if best >= 0 else ""))
@@ -341,6 +259,8 @@ class _Training:
             "recurrent_l1": network.recurrent_l1().item(),
             "seconds": time.time() - started,
         }
+        if recipe.segmental:
+            values["segmental_loss"] = segmental_sum / len(order)
         if isinstance(network.attention, ToeplitzAttention):
             values["kernel_self"] = network.attention.kernel()[recipe.half_width].item()
         return values

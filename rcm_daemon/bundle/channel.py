@@ -28,13 +28,14 @@ MAX_MESSAGE_BYTES = 400 * 1024
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What the daemon knows of a bundle that a worker has opened."""
+    """What the daemon knows of a bundle that a worker has opened; `estimator` is its file, if it has one."""
 
     name: str
     version: str
     digest: str
     provider: str
     embedding_size: int
+    estimator: str = ""
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import BundleError, RcmError
@@ -76,7 +77,7 @@ def check_bundle(
     return CheckReport(folder, tuple(items))
 
 
-def check_golden(bundle: VerifiedBundle, networks: Networks) -> tuple[CheckItem, CheckItem]:
+def check_golden(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
     """Compare what the networks give here with what they gave where the bundle was made.
 
     Raises
@@ -87,7 +88,7 @@ def check_golden(bundle: VerifiedBundle, networks: Networks) -> tuple[CheckItem,
         A network does not run.
     """
     golden = _read_golden(bundle)
-    return _check_embeddings(networks, golden), _check_probabilities(networks, golden)
+    return [_check_embeddings(networks, golden), *_check_recurrence(networks, golden)]
 
 
 def _describe_files(bundle: VerifiedBundle) -> CheckItem:
@@ -124,16 +125,23 @@ def _check_embeddings(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -
     )
 
 
-def _check_probabilities(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> CheckItem:
-    expected = golden["stack_probabilities"]
-    found = networks.label(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
-    difference = float(np.abs(found - expected).max())
-    return CheckItem(
-        "golden probabilities",
-        difference <= PROBABILITY_TOLERANCE,
-        f"stack of {len(expected)} slices: largest difference {difference:.1e}, "
-        f"allowed {PROBABILITY_TOLERANCE:.1e}",
-    )
+def _check_recurrence(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> list[CheckItem]:
+    found = networks.recur(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
+    items = []
+    for name, values in vars(found).items():
+        if values is None:
+            continue
+        expected = golden[f"stack_{name}"]
+        difference = float(np.abs(values - expected).max())
+        items.append(
+            CheckItem(
+                f"golden {name}",
+                difference <= PROBABILITY_TOLERANCE,
+                f"stack of {len(expected)} slices: largest difference {difference:.1e}, "
+                f"allowed {PROBABILITY_TOLERANCE:.1e}",
+            )
+        )
+    return items
 
 
 def _read_golden(bundle: VerifiedBundle) -> dict[str, npt.NDArray[Any]]:
@@ -163,4 +171,5 @@ def _golden_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
         "stack_embeddings": (-1, size),
         "stack_weight": (-1,),
         "stack_probabilities": (-1, 3),
+        **({"stack_evidence": (-1, 3)} if ESTIMATOR_FILE in manifest.files else {}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
 from rcm_daemon.errors import BundleError
 
 if TYPE_CHECKING:
@@ -28,15 +29,16 @@ def check_dimensions(manifest: Manifest, cnn: Any, rcn: Any, folder: Path) -> No
     size = manifest.embedding_size
     rcn_shapes: dict[str, Shape] = {"embeddings": [FREE, size], "z_um": [FREE], "weight": [FREE]}
     rcn_inputs: dict[str, Shape] = {name: rcn_shapes[name] for name in manifest.rcn_inputs}
+    rcn_outputs: dict[str, Shape] = {"probabilities": [FREE, N_CLASSES]}
+    if ESTIMATOR_FILE in manifest.files:
+        rcn_outputs["evidence"] = [FREE, N_CLASSES]
     faults = [
         *_compare(
             "cnn.onnx input", cnn.get_inputs(), "tensor(uint8)", {"slices": [ONE, *manifest.cnn_shape]}
         ),
         *_compare("cnn.onnx output", cnn.get_outputs(), "tensor(float)", {"embeddings": [ONE, size]}),
         *_compare("rcn.onnx input", rcn.get_inputs(), "tensor(float)", rcn_inputs),
-        *_compare(
-            "rcn.onnx output", rcn.get_outputs(), "tensor(float)", {"probabilities": [FREE, N_CLASSES]}
-        ),
+        *_compare("rcn.onnx output", rcn.get_outputs(), "tensor(float)", rcn_outputs),
     ]
     if faults:
         raise BundleError(

@@ -43,5 +43,5 @@ def embed_slice(
     if neighbours is not None:
         above, below = (field_of(pixels)[0] for pixels in neighbours)
         image = np.stack([above, field, below])
-    embedding = networks.embed(image, f"slice {header.index} of {header.stack_id!a}")
+    embedding = networks.embed(image, f"slice {header.index}")
     return EmbeddedSlice(header.index, header.z_um, embedding, flags=(*quality_flags(field), *flags))

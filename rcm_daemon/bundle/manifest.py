@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "rcm-bundle-1"
 MANIFEST_FILE = "manifest.json"
+ESTIMATOR_FILE = "estimator.json"
+"""Of bundles whose recurrent network gives evidence; others do without."""
 REQUIRED_FILES = ("cnn.onnx", "rcn.onnx", "golden.npz", "MODEL_CARD.md")
 RCN_INPUTS = ("embeddings", "z_um", "weight")
 NOTICE = "trained on phantoms, research use only, not a medical device"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rcm_daemon.bundle.dimensions import check_dimensions
+from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.bundle.provider import cuda_fault, open_session
+from rcm_daemon.core.pipeline import Recurrence
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Networks:
         Where the CNN runs; the recurrent network is faster on the CPU and always runs there.
     n_cnn_runs
         Slices embedded since opening, warm-up not counted.
+    estimator_parameters
+        Of the bundle's monotone estimator, None where it has none.
     """
 
     def __init__(self, bundle: VerifiedBundle, cnn: Any, rcn: Any, provider: Literal["cpu", "cuda"]) -> None:
@@ -38,8 +42,11 @@ class Networks:
         self.digest = bundle.digest
         self.provider = provider
         self.n_cnn_runs = 0
+        self.estimator_parameters = estimator_parameters(bundle)
         self._cnn = cnn
         self._rcn = rcn
+        given = {output.name for output in rcn.get_outputs()}
+        self._rcn_outputs = ["probabilities", *({"evidence"} & given)]
         self._gpu_buffers = _GpuBuffers(cnn, bundle.manifest) if provider == "cuda" else None
 
     @classmethod
@@ -128,6 +135,15 @@ class Networks:
         z_um: npt.NDArray[np.floating[Any]],
         weight: npt.NDArray[np.floating[Any]],
     ) -> npt.NDArray[np.float32]:
+        """Return the probabilities float32 [n, 3] that `recur` gives."""
+        return self.recur(embeddings, z_um, weight).probabilities
+
+    def recur(
+        self,
+        embeddings: npt.NDArray[np.floating[Any]],
+        z_um: npt.NDArray[np.floating[Any]],
+        weight: npt.NDArray[np.floating[Any]],
+    ) -> Recurrence:
         """Rerun the recurrent network over a partial stack in depth order.
 
         Parameters
@@ -139,8 +155,9 @@ class Networks:
 
         Returns
         -------
-        probabilities
-            float32 [n, 3] in the order of the manifest's classes.
+        Recurrence
+            Probabilities float32 [n, 3] in the order of the manifest's classes, and a segmental network's
+            evidence.
 
         Raises
         ------
@@ -158,12 +175,15 @@ class Networks:
                 raise InferenceError(f"{key} must be {list(expected[key])}, got {list(values.shape)}")
         feed = {key: np.ascontiguousarray(given[key], dtype=np.float32) for key in self.manifest.rcn_inputs}
         try:
-            probabilities: npt.NDArray[np.float32] = self._rcn.run(["probabilities"], feed)[0]
+            probabilities, *others = self._rcn.run(self._rcn_outputs, feed)
         except Exception as error:  # ONNX Runtime's own classes share no base
             raise InferenceError(_failed("recurrent network", f"a stack of {n} slices", error)) from error
         if probabilities.shape != (n, 3) or not np.all(np.abs(probabilities.sum(axis=1) - 1) < 1e-3):
             raise InferenceError(f"probabilities must be [{n}, 3] with rows that sum to 1, got others")
-        return probabilities
+        evidence = others[0] if others else None
+        if evidence is not None and (evidence.shape != (n, 3) or not np.all(np.isfinite(evidence))):
+            raise InferenceError(f"evidence must be finite [{n}, 3], got others")
+        return Recurrence(probabilities, evidence)
 
     def warm_up(self) -> None:
         """Run both networks until their first-run costs (allocation, algorithm choice) are paid."""

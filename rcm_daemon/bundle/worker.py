@@ -87,7 +87,10 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
             reply, payload = _embedded(new), new.embedding.astype(np.float32, copy=False).tobytes()
         else:
             stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
-            reply, payload = {"kind": "labelled"}, networks.label(*stack).tobytes()
+            given = networks.recur(*stack)
+            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes()
+            if given.evidence is not None:
+                payload += given.evidence.tobytes()
     except InferenceError as error:
         if isinstance(error, DeviceError) and networks.provider != "cpu":
             raise
@@ -120,8 +123,14 @@ def main() -> None:
         channel.send(encode({"kind": "refused", "error": str(error)}))
         return
     manifest = networks.manifest
+    parameters = networks.estimator_parameters
     info = BundleInfo(
-        manifest.name, manifest.version, networks.digest, networks.provider, manifest.embedding_size
+        manifest.name,
+        manifest.version,
+        networks.digest,
+        networks.provider,
+        manifest.embedding_size,
+        parameters.model_dump_json(by_alias=True) if parameters is not None else "",
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rcm_daemon.core.records import BOUNDARIES, STRATA, Boundary
+from rcm_daemon.core.records import BOUNDARIES, STRATA, Advice, Boundary, Status
 
 if TYPE_CHECKING:
     from rcm_daemon.core.stack import Acquisition
@@ -18,7 +18,6 @@ STRATA_SCHEMA = "rcm-strata-1"
 INTERVAL = 0.9
 
 Row = Annotated[list[float], Field(min_length=3, max_length=3)]
-Status = Literal["not_reached", "inside", "above_start"]
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,13 @@ class StrataMessage(BaseModel):
     dej_dermis_forecast_low_um: float
     dej_dermis_forecast_high_um: float
     interval: float = INTERVAL
-    mosaic_name: list[str] = []
-    mosaic_z_um: list[float] = []
-    advice: Literal["continue", "stop", "acquire_at", "none"] = "none"
-    advice_z_um: float = 0.0
-    advice_revision: int = 0
+    mosaic_name: list[str]
+    mosaic_z_um: list[float]
+    mosaic_low_um: list[float]
+    mosaic_high_um: list[float]
+    advice: Literal["continue", "stop", "acquire_at", "none"]
+    advice_z_um: float
+    advice_revision: int
 
     wait_ms: float
     embed_ms: float
@@ -180,6 +181,14 @@ def build_message(
         "stack_flags": ",".join(stack.flags),
         **{key: round(value, 3) for key, value in vars(latency).items()},
     }
+    plan = estimate.mosaic if estimate else ()
+    fields["mosaic_name"] = [place.name for place in plan]
+    for key in ("z_um", "low_um", "high_um"):
+        fields[f"mosaic_{key}"] = [getattr(place, key) for place in plan]
+    # Advice is for who is still acquiring.
+    advice = estimate.advice if estimate and stack.state == "open" else Advice()
+    fields |= {"advice": advice.kind, "advice_z_um": advice.z_um}
+    fields["advice_revision"] = stack.revision if advice.kind != "none" else 0
     boundaries = estimate.boundaries if estimate else (Boundary(), Boundary())
     for name, boundary in zip(BOUNDARIES, boundaries, strict=True):
         fields[f"{name}_found"] = boundary.found

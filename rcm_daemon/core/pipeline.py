@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from rcm_daemon.core.boundaries import boundaries_from_labels
+from rcm_daemon.core.estimator import monotone_estimate
+from rcm_daemon.core.mosaic import MosaicRule
+from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.strata import paper_labels
@@ -15,46 +19,86 @@ from rcm_daemon.errors import InferenceError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rcm_daemon.core.estimator import EstimatorParameters
     from rcm_daemon.core.ledger import Ledger
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, PartialStack
 
 
+@dataclass(frozen=True)
+class Recurrence:
+    """What the recurrent network gives of n slices, [n, 3]; `evidence` comes from segmental ones alone."""
+
+    probabilities: NDArray[np.float32]
+    evidence: NDArray[np.float32] | None = None
+
+
 class Recurrent(Protocol):
-    """The recurrent network: embeddings [n, e], z_um [n] and weight [n] in, probabilities [n, 3] out."""
+    """The recurrent network: embeddings [n, e], z_um [n] and weight [n] in."""
 
     def __call__(
         self,
         embeddings: NDArray[np.float32],
         z_um: NDArray[np.float32],
         weight: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+    ) -> Recurrence:
         """Run once over a whole partial stack in depth order."""
 
 
-def take_in(ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent) -> None:
+@dataclass(frozen=True)
+class Estimation:
+    """How strata are read off what the recurrent network gives.
+
+    `parameters` are those of the bundle's monotone estimator; without them, labels and boundaries are the
+    paper's (3-slice median, causal maximum).
+    """
+
+    parameters: EstimatorParameters | None = None
+    rule: MosaicRule = field(default_factory=MosaicRule)
+
+    def estimate(self, stack: PartialStack, given: Recurrence, share_seen: float = 0.0) -> StrataEstimate:
+        """Estimate n >= 1 slices; `share_seen` is their share of the planned stack, 0 = not known.
+
+        Of a dark slice all strata count as equally probable, so that its label follows from its neighbours:
+        a network has been seen to call a black picture epidermis with a probability of 0.98.
+        """
+        is_dark = np.array([DARK in s.flags for s in stack.slices], np.bool_)
+        probabilities = np.where(is_dark[:, None], np.float32(1 / 3), given.probabilities)
+        if self.parameters is not None and given.evidence is not None:
+            return monotone_estimate(
+                stack.z_um,
+                np.where(is_dark, np.float32(0), stack.weight),
+                probabilities,
+                given.evidence,
+                self.parameters,
+                share_seen,
+                self.rule,
+            )
+        labels = paper_labels(probabilities)
+        return StrataEstimate(
+            labels=labels,
+            probabilities=probabilities,
+            posterior=np.zeros((len(stack), 3), np.float32),
+            settled=np.zeros(len(stack), np.bool_),
+            boundaries=boundaries_from_labels(labels, stack.z_um),
+        )
+
+
+def take_in(
+    ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent, estimation: Estimation
+) -> None:
     """Add an embedded slice to its stack and estimate it anew; one that cannot be labelled is refused."""
     partial = stack.partial.with_slices(new)
     try:
-        estimate = estimate_strata(partial, recurrent)
+        estimate = estimate_strata(partial, recurrent, estimation, stack.share_seen(len(partial)))
     except InferenceError as error:
         ledger.unusable(stack, new.index, Rule.NOT_LABELLED, str(error))
     else:
         ledger.labelled(stack, partial, estimate)
 
 
-def estimate_strata(stack: PartialStack, recurrent: Recurrent) -> StrataEstimate:
+def estimate_strata(
+    stack: PartialStack, recurrent: Recurrent, estimation: Estimation, share_seen: float = 0.0
+) -> StrataEstimate:
     """Rerun the recurrent network over the n >= 1 slices so far and read strata and boundaries off it."""
-    return estimate_from(stack, recurrent(stack.embeddings, stack.z_um.astype(np.float32), stack.weight))
-
-
-def estimate_from(stack: PartialStack, probabilities: NDArray[np.float32]) -> StrataEstimate:
-    """Read strata and boundaries off the recurrent network's probabilities [n, 3] of the n slices so far."""
-    labels = paper_labels(probabilities)
-    n = len(stack)
-    return StrataEstimate(
-        labels=labels,
-        probabilities=probabilities,
-        posterior=np.zeros((n, 3), np.float32),
-        settled=np.zeros(n, np.bool_),
-        boundaries=boundaries_from_labels(labels, stack.z_um),
-    )
+    given = recurrent(stack.embeddings, stack.z_um.astype(np.float32), stack.weight)
+    return estimation.estimate(stack, given, share_seen)

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+DARK = "dark"
+"""Flag of a slice without a picture: whatever the network makes of it is no evidence."""
 DARK_GREY = 16
 SATURATED_GREY = 250
 SATURATED_SHARE = 0.25
@@ -24,7 +26,7 @@ def quality_flags(image: NDArray[np.uint8]) -> tuple[str, ...]:
     total = counts.sum()
     flags = []
     if counts[DARK_GREY:].sum() < 0.01 * total:
-        flags.append("dark")
+        flags.append(DARK)
     if counts[SATURATED_GREY:].sum() > SATURATED_SHARE * total:
         flags.append("saturated")
     return tuple(flags)

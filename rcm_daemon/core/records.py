@@ -161,6 +161,9 @@ class Slice:
 Message = StackStart | Slice | StackEnd | Heartbeat
 
 
+Status = Literal["not_reached", "inside", "above_start"]
+
+
 @dataclass(frozen=True)
 class Boundary:
     """Where one boundary lies in what has been seen of a stack.
@@ -170,7 +173,7 @@ class Boundary:
     estimator gives none.
     """
 
-    status: Literal["not_reached", "inside", "above_start"] = "not_reached"
+    status: Status = "not_reached"
     um: float = 0.0
     low_um: float = 0.0
     high_um: float = 0.0
@@ -182,6 +185,24 @@ class Boundary:
     def found(self) -> bool:
         """Whether the boundary lies between two slices of the stack."""
         return self.status == "inside"
+
+
+@dataclass(frozen=True)
+class MosaicDepth:
+    """One depth to take a mosaic at, and the ends of its interval, in um."""
+
+    name: str
+    z_um: float
+    low_um: float
+    high_um: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the controller should do; `z_um` counts for `acquire_at` alone."""
+
+    kind: Literal["continue", "stop", "acquire_at", "none"] = "none"
+    z_um: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -197,3 +218,5 @@ class StrataEstimate:
     posterior: NDArray[np.float32]
     settled: NDArray[np.bool_]
     boundaries: tuple[Boundary, Boundary]
+    mosaic: tuple[MosaicDepth, ...] = ()
+    advice: Advice = Advice()

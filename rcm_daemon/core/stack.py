@@ -143,6 +143,10 @@ class Acquisition:
             return self.end.n_slices
         return self.start.n_slices if self.start is not None else 0
 
+    def share_seen(self, n_slices: int) -> float:
+        """Share of the stack that `n_slices` are, 0 = not known."""
+        return min(1.0, n_slices / self.n_expected) if self.n_expected else 0.0
+
     @property
     def missing_index(self) -> list[int]:
         """The holes below the highest index known to have been sent; refused slices are no holes."""

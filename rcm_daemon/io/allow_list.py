@@ -40,6 +40,8 @@ class AllowedKey(BaseModel):
     ----------
     instrument
         The one instrument it may send slices as; `*` = any, empty = none: it may see results and ask only.
+    operator
+        Whether it may change what is served: activate a bundle.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -47,6 +49,7 @@ class AllowedKey(BaseModel):
     name: Annotated[str, Field(pattern=KEY_NAME_PATTERN)]
     public_key: Annotated[str, AfterValidator(_key)]
     instrument: Annotated[str, Field(pattern=rf"{INSTRUMENT_PATTERN}|^\*$|^$")]
+    operator: bool = False
 
 
 class _File(BaseModel):
@@ -128,8 +131,10 @@ def read_allowed(folder: Path) -> tuple[AllowedKey, ...]:
         raise ConfigurationError([f"{path} must be an allow-list, got {place}: {fault['msg']}"]) from None
 
 
-def allow(folder: Path, name: str, public_key: bytes, instrument: str) -> AllowedKey:
-    """Let a key in under a name; the same key may be allowed again with another instrument.
+def allow(
+    folder: Path, name: str, public_key: bytes, instrument: str, *, operator: bool = False
+) -> AllowedKey:
+    """Let a key in under a name; the same key may be allowed again with other rights.
 
     Raises
     ------
@@ -138,7 +143,7 @@ def allow(folder: Path, name: str, public_key: bytes, instrument: str) -> Allowe
     """
     check_key_name(name)
     try:
-        new = AllowedKey(name=name, public_key=public_key.decode(), instrument=instrument)
+        new = AllowedKey(name=name, public_key=public_key.decode(), instrument=instrument, operator=operator)
     except ValidationError:
         detail = f"an instrument's name must match {INSTRUMENT_PATTERN} or be *, got {instrument!a}"
         raise ConfigurationError([detail]) from None

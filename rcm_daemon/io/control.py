@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from rcm_daemon.core.control import Request, RequestError, parse_request
+from rcm_daemon.core.control import ActivateBundle, Request, RequestError, parse_request
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.io.curve import nobody_locked_out, peer_key
 
@@ -37,11 +37,19 @@ class ControlSocket:
         As `bind_control` gives it.
     allows
         Whether the holder of a key may ask; the key is None where the socket is not locked.
+    lets_operate
+        Whether it may change what is served.
     """
 
-    def __init__(self, socket: Socket, allows: Callable[[bytes | None], bool] = nobody_locked_out) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        allows: Callable[[bytes | None], bool] = nobody_locked_out,
+        lets_operate: Callable[[bytes | None], bool] = nobody_locked_out,
+    ) -> None:
         self.socket = socket
         self._allows = allows
+        self._lets_operate = lets_operate
 
     def receive(self) -> tuple[Asker, Request] | None:
         """Read one request; None where it was none and has been answered with one sentence.
@@ -52,7 +60,8 @@ class ControlSocket:
             The asker's key has been revoked; it gets no answer.
         """
         frames = self.socket.recv_multipart(copy=False)
-        if not self._allows(peer_key(self.socket, frames[0])):
+        key = peer_key(self.socket, frames[0])
+        if not self._allows(key):
             raise Rejection(Rule.KEY_REVOKED, "the key of a request is no longer allowed")
         peer, *body = (frame.bytes for frame in frames)
         # REQ sockets put an empty delimiter first and want it back; DEALER sockets may do without.
@@ -61,7 +70,12 @@ class ControlSocket:
         try:
             if len(body) != 1 + len(delimiter):
                 raise RequestError(f"a request is one frame, got {len(body) - len(delimiter)}")
-            return asker, parse_request(body[-1])
+            request = parse_request(body[-1])
+            if isinstance(request, ActivateBundle) and not self._lets_operate(key):
+                raise RequestError(
+                    "a key that may activate bundles is allowed with --operator, this one was not"
+                )
+            return asker, request
         except RequestError as error:
             self.refuse(asker, str(error))
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
@@ -12,15 +13,17 @@ from zmq.utils.monitor import recv_monitor_message
 from rcm_daemon.core.admission import ANY_INSTRUMENT
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.errors import ConfigurationError
-from rcm_daemon.io.allow_list import AllowList
+from rcm_daemon.io.allow_list import AllowList, read_allowed
 from rcm_daemon.io.authenticator import Authenticator
 from rcm_daemon.io.curve import CurveClient, CurveServer
 from rcm_daemon.io.keys import load_key_pair
+from rcm_daemon.io.line import LINE_EVENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rcm_daemon.io.allow_list import AllowedKey
+    from rcm_daemon.io.line import Line
 
 REPORT_S = 1.0
 """Refused connections are logged at most this often, whatever the flood."""
@@ -35,6 +38,13 @@ REASONS = {
 server; broken off, timed out, or nobody there to ask."""
 
 log = logging.getLogger("rcm_daemon")
+
+
+@dataclass(frozen=True)
+class _Watched:
+    name: str
+    monitor: zmq.Socket[bytes]
+    line: Line | None
 
 
 class Door:
@@ -58,15 +68,13 @@ class Door:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys_dir: Path, key: str | None) -> None:
         self._allowed = AllowList(keys_dir)
         self._own = load_key_pair(keys_dir, key) if key is not None else None
-        self._monitors: dict[zmq.Socket[bytes], tuple[str, zmq.Socket[bytes]]] = {}
+        self._monitors: dict[zmq.Socket[bytes], _Watched] = {}
         self.refused: Counter[tuple[str, str]] = Counter()
         self._reported: Counter[tuple[str, str]] = Counter()
         self._report_at_s = 0.0
         self._authenticator: Authenticator | None = None
         if self._own is not None:
-            self._allowed.named("")
-            if self._allowed.damage:
-                raise ConfigurationError([self._allowed.damage])
+            read_allowed(keys_dir)  # refuses to begin with a damaged list
             self._authenticator = Authenticator(context, keys_dir)
 
     @property
@@ -97,26 +105,32 @@ class Door:
 
     @property
     def monitors(self) -> list[zmq.Socket[bytes]]:
-        """What to poll; whenever one is readable, `note_refusals`."""
-        return [monitor for _, monitor in self._monitors.values()]
+        """What to poll; whenever one is readable, `note_events`."""
+        return [watched.monitor for watched in self._monitors.values()]
 
-    def watch(self, socket: zmq.Socket[bytes], name: str) -> None:
-        """Count the connections that `socket` refuses, under this name."""
-        self._monitors[socket] = name, socket.get_monitor_socket(sum(REASONS))
+    def watch(self, socket: zmq.Socket[bytes], name: str, line: Line | None = None) -> None:
+        """Count the connections that `socket` refuses, under this name; its `line` is to come back."""
+        events = sum(REASONS) | (LINE_EVENTS if line is not None else 0)
+        self._monitors[socket] = _Watched(name, socket.get_monitor_socket(events), line)
 
     def leave(self, socket: zmq.Socket[bytes]) -> None:
         """Watch a socket no more; before it is closed."""
         self._monitors.pop(socket)
         socket.disable_monitor()  # closes the other end as well
 
-    def note_refusals(self) -> None:
-        """Count what has been refused since the last call, at most so much a turn."""
-        for name, monitor in self._monitors.values():
+    def note_events(self, now_s: float) -> None:
+        """Count what has been refused since the last call, at most so much a turn; restore broken lines."""
+        for watched in self._monitors.values():
             for _ in range(MAX_EVENTS_A_TURN):
-                if not monitor.poll(0):
+                if not watched.monitor.poll(0):
                     break
-                event = recv_monitor_message(monitor)["event"]
-                self.refused[name, REASONS[zmq.Event(event)]] += 1
+                event = zmq.Event(recv_monitor_message(watched.monitor)["event"])
+                if event in REASONS:
+                    self.refused[watched.name, REASONS[event]] += 1
+                elif watched.line is not None:
+                    watched.line.note(event, now_s)
+            if watched.line is not None:
+                watched.line.restore(now_s)
 
     def report_refusals(self, now_s: float) -> None:
         """Log what has been refused since the last report, once there is something and the time has come."""
@@ -132,6 +146,11 @@ class Door:
     def allows(self, key: bytes | None) -> bool:
         """Whether the holder of a key may still be here; None is a socket that is not locked."""
         return key is None or self._allowed.find(key) is not None
+
+    def lets_operate(self, key: bytes | None) -> bool:
+        """Whether the holder of a key may change what is served."""
+        allowed = self._allowed.find(key) if key is not None else None
+        return key is None or (allowed is not None and allowed.operator)
 
     def instrument_of(self, key: bytes | None) -> str:
         """Return the instrument whose messages this key may send, `*` = any.

@@ -92,7 +92,7 @@ def find_secret(folder: Path, name: str) -> Path | None:
     check_key_name(name)
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     for place in ([Path(credentials)] if credentials else []) + [folder]:
-        if (place / f"{name}.secret").exists():
+        if os.path.exists(place / f"{name}.secret"):  # False, too, where the folder may not be looked into
             return place / f"{name}.secret"
     return None
 

@@ -1,21 +1,33 @@
-"""Words to systemd: READY, WATCHDOG, STOPPING."""
+"""Words to systemd: READY, WATCHDOG, STATUS, STOPPING."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
 
-def notify(state: str) -> None:
-    """Send one state to the service manager, if there is one (sd_notify(3)); `@` marks an abstract socket."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        manager.settimeout(1.0)
-        try:
-            manager.sendto(state.encode(), address)
-        except OSError:
-            return  # a manager that went away must not stop the instrument
+class Manager:
+    """The service manager, if there is one (sd_notify(3)).
+
+    Its socket is opened once: with all descriptors taken by a flood of connections the watchdog is still fed.
+    """
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address  # `@`: an abstract socket
+        self._socket: socket.socket | None = None
+        if address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.settimeout(1.0)
+
+    def tell(self, state: str) -> None:
+        """Send one state; a manager that went away must not stop the instrument."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(state.encode(), self._address)
+
+    def close(self) -> None:
+        """Say no more."""
+        if self._socket is not None:
+            self._socket.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import zmq
 
 from rcm_daemon.core.wire import MAX_SLICE_BYTES
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,16 +94,16 @@ def rebind(bind_anew: Callable[[], Socket]) -> Socket:
 
     Raises
     ------
-    ConfigurationError
-        The port is still taken after `REBIND_S`.
+    RcmError
+        The port is still taken after `REBIND_S`; a restart may mend that.
     """
     give_up_s = time.monotonic() + REBIND_S
     while True:
         try:
             return bind_anew()
-        except ConfigurationError:
+        except ConfigurationError as error:
             if time.monotonic() > give_up_s:
-                raise
+                raise RcmError(str(error)) from error
             time.sleep(0.005)
 
 

@@ -35,7 +35,7 @@ class StateDir:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds stack ids
             self._lock: TextIO = (folder / "lock").open("a+")
         except OSError as error:
             raise ConfigurationError(

@@ -31,7 +31,7 @@ if "rcm_daemon.bundle.worker" in sys.orig_argv:
             noted.touch()
             if grey == STICKY_ONCE and not again:
                 self.provider = "cuda"
-                raise DeviceError("the CNN must answer, but its run failed for this slice: CUDA failure 700")
+                raise DeviceError(f"the CNN must answer, but its run failed for {name}: CUDA failure 700")
             if grey == CRASH or (grey == CRASH_ONCE and not again):
                 os.kill(os.getpid(), signal.SIGSEGV)
             if grey == HANG or (grey == HANG_ONCE and not again):

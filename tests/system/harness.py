@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -25,6 +26,18 @@ def free_endpoint() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def bind_when_free(socket_: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind where another socket may just have been closed: libzmq lets go of the port a moment later."""
+    give_up_s = time.monotonic() + PATIENCE_MS / 1e3
+    while True:
+        try:
+            socket_.bind(endpoint)
+        except zmq.ZMQError:
+            assert time.monotonic() < give_up_s, endpoint
+        else:
+            return
 
 
 class Locks:
@@ -105,7 +118,7 @@ class Daemon:
         controller.linger = 1_000
         if self.locks:
             self.locks.server(controller)
-        controller.bind(self.slices)
+        bind_when_free(controller, self.slices)
         if kind == zmq.XPUB:
             assert controller.poll(PATIENCE_MS), "the daemon did not subscribe"
         return controller

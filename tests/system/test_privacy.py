@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from faults.sitecustomize import STICKY_ONCE
 from harness import Daemon
 from sender import Sender, picture
 from tiny_bundle import FIELD, write_bundle
 
 NAME = "Anna Mueller #3"
+FAULTS = str(Path(__file__).parents[1] / "faults")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,19 @@ def test_logs_hold_pseudonyms_only(tmp_path, bundle):
     stacks = {line.partition("stack=")[2].split()[0] for line in refused if 'stack=""' not in line}
     assert len(stacks) == 1
     assert stacks.pop().startswith("p")
+
+
+def test_a_device_that_fails_over_a_slice_does_not_tell_its_name(tmp_path, bundle):
+    daemon = Daemon(tmp_path, bundle, PYTHONPATH=FAULTS, FAULTS=str(tmp_path))
+    results, controller = daemon.subscribe(), daemon.controller()
+    image = picture(0, FIELD)
+    image[0, 0] = STICKY_ONCE
+    controller.send_multipart(Sender().slice(NAME, 0, image))
+    results.until(n_slices=1)
+    assert daemon.stop() == 0
+    log = daemon.log.read_text()
+    assert "CUDA failure 700" in log
+    assert words_in(log) == []
 
 
 def test_results_hold_pseudonyms_only_where_that_is_asked_for(tmp_path, bundle):

@@ -13,9 +13,10 @@ import textwrap
 
 import pytest
 import zmq
-from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
+from harness import PATIENCE_MS, Daemon, Locks, bind_when_free, free_endpoint
 from sender import Sender, picture
 from tiny_bundle import FIELD, write_bundle
+from unit_file import Manager
 
 from rcm_daemon.bundle.signature import new_signing_key
 from rcm_daemon.bundle.verify import sign_bundle
@@ -144,17 +145,20 @@ def test_whoever_has_no_allowed_key_is_refused_logged_and_counted(daemon):
 @pytest.mark.hazard("H52")
 def test_a_controller_that_is_not_the_one_whose_key_is_allowed_gets_no_connection(daemon, locks):
     new_key_pair(locks.folder, "impostor")
-    with daemon.context.socket(zmq.XPUB) as impostor:
-        impostor.linger = 0
-        locks.server(impostor, "impostor")
-        monitor = impostor.get_monitor_socket(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        impostor.bind(daemon.slices)
-        assert monitor.poll(PATIENCE_MS)
-        assert int.from_bytes(monitor.recv_multipart()[0][:2], "little") != zmq.EVENT_HANDSHAKE_SUCCEEDED
-        assert not impostor.poll(0)
-        impostor.disable_monitor()
-        monitor.close()
+    for secure in (no_key, lambda socket_: locks.server(socket_, "impostor")):
+        with daemon.context.socket(zmq.XPUB) as impostor:
+            impostor.linger = 0
+            secure(impostor)
+            monitor = impostor.get_monitor_socket(FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            bind_when_free(impostor, daemon.slices)
+            assert monitor.poll(PATIENCE_MS)
+            event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
+            assert event != zmq.EVENT_HANDSHAKE_SUCCEEDED
+            assert not impostor.poll(0)
+            impostor.disable_monitor()
+            monitor.close()
     assert daemon.ask({"htype": "get_health"})["n_messages"] == 0
+    Stream(daemon).goes_on()  # the right one finds the daemon there
 
 
 def test_a_key_sends_as_its_own_instrument_only(daemon):
@@ -167,6 +171,13 @@ def test_a_key_sends_as_its_own_instrument_only(daemon):
     counts = dict(zip(health["rejected_rule"], health["rejected_count"], strict=True))
     assert counts == {"WRONG_INSTRUMENT": 1, "CRC_MISMATCH": 1}
     assert health["n_open_stacks"] == 1
+
+
+def test_only_an_operator_activates_bundles(daemon, locks):
+    request = {"htype": "activate_bundle", "bundle": "tiny@1.0.0"}
+    assert "--operator" in daemon.ask(request)["error"]
+    allow(locks.folder, "viewer", load_public_key(locks.folder, "viewer"), "", operator=True)
+    assert "--operator" not in str(daemon.ask(request))
 
 
 def test_a_key_without_an_instrument_sends_no_slices(tmp_path, bundle, locks):
@@ -250,10 +261,8 @@ def test_a_dead_authenticator_lets_nobody_in_and_trips_the_watchdog(tmp_path, bu
     program = tmp_path / "dying.py"
     program.write_text(textwrap.dedent(DYING))
     monkeypatch.setattr(Daemon, "program", (str(program),))
-    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    manager.bind(str(tmp_path / "notify"))
-    manager.settimeout(30)
-    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(tmp_path / "notify"))
+    manager = Manager(tmp_path / "notify")
+    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(manager.path))
     stream = Stream(daemon)
     stream.goes_on()
     requester = daemon.context.socket(zmq.REQ)  # it asks over a connection from before
@@ -268,20 +277,16 @@ def test_a_dead_authenticator_lets_nobody_in_and_trips_the_watchdog(tmp_path, bu
     requester.send(b'{"htype": "get_health"}')
     health = json.loads(requester.recv())
     assert health["ready"] is False
-    manager.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        while True:
-            manager.recv(4096)
-    manager.settimeout(2.5)  # the loop turns once a second at least
+    manager.drain()
+    manager.socket.settimeout(2.5)  # the loop turns once a second at least
     stream.goes_on()
     with pytest.raises(TimeoutError):
-        while manager.recv(4096) != b"WATCHDOG=1":
-            pass
+        manager.until("WATCHDOG=1")
     log = daemon.log.read_text()
     assert "the authenticator died" in log
     assert refused_in_log(log) >= 1
     requester.close(linger=0)
-    manager.close()
+    manager.socket.close()
     assert daemon.stop() == 0
 
 
@@ -305,8 +310,8 @@ def test_a_damaged_allow_list_lets_nobody_new_in_and_is_no_reason_to_stop(daemon
 @pytest.mark.hazard("H55")
 def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundle, locks):
     n_open = 400
-
-    daemon = Daemon(tmp_path, bundle, locks=locks)
+    manager = Manager(tmp_path / "notify")
+    daemon = Daemon(tmp_path, bundle, locks=locks, NOTIFY_SOCKET=str(manager.path))
     resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (256, 256))
     stream = Stream(daemon)
     stream.goes_on()
@@ -321,6 +326,8 @@ def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundl
             if number % 40 == 0:
                 stream.goes_on()
         stream.goes_on()
+        manager.drain()
+        manager.until("WATCHDOG=1")  # although no descriptor is left
     finally:
         for intruder in flood:
             intruder.close()
@@ -328,6 +335,7 @@ def test_a_flood_of_connections_does_not_disturb_the_good_stream(tmp_path, bundl
     assert daemon.ask({"htype": "get_health"})["n_lost"] == 0
     assert "connections refused" in daemon.log.read_text()
     assert daemon.stop() == 0
+    manager.socket.close()
 
 
 def test_watch_and_simulate_with_keys(daemon, locks):

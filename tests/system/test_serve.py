@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from harness import Daemon, free_endpoint
 from sender import Sender, picture
 from tiny_bundle import FIELD, write_bundle
 
+from rcm_daemon import __version__
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 
@@ -125,6 +127,30 @@ def test_state_can_be_asked_for_open_and_ended_stacks(daemon):
     (old,) = daemon.ask({"htype": "get_state", "stack_id": "old"})["stacks"]
     assert (old["state"], old["n_slices"]) == ("complete", 1)
     assert daemon.ask({"htype": "get_state", "stack_id": "never"})["stacks"] == []
+
+
+def test_every_result_says_what_made_it(daemon, bundle):
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    health = daemon.ask({"htype": "get_health"})
+    send(
+        controller,
+        sender.start("s", 2, FIELD),
+        sender.slice("s", 0, picture(0, FIELD)),
+        sender.slice("s", 1, picture(1, FIELD), crc32=1),
+        sender.end("s", 2),
+    )
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    made_by = {
+        "daemon_version": __version__,
+        "bundle_name": "tiny",
+        "bundle_digest": digest,
+        "provider": "cpu",
+    }
+    assert health.items() >= made_by.items()
+    message = {"state": "open"}
+    while message["state"] == "open":
+        message = results.next()
+        assert message.items() >= made_by.items()
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,20 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from harness import free_endpoint
-from tiny_bundle import write_bundle
+import zmq
+from harness import PATIENCE_MS, free_endpoint
+from sender import Sender, picture
+from tiny_bundle import FIELD, write_bundle
 from unit_file import SYSTEMD, UNIT, Manager, directives
 
 from rcm_daemon.io.keys import new_key_pair
 from rcm_daemon.settings import Settings
 
 HERE = os.path.dirname(sys.executable)
+CONFINED = str(Path(__file__).parent / "confined.py")
 
 
 def run(*words):
@@ -77,7 +81,7 @@ def test_limits_and_restarts():
 
 
 class Started:
-    """ExecStart under the unit's own environment, as far as no systemd is needed for it."""
+    """ExecStart under the unit's own environment and confinement, as far as no systemd is needed for it."""
 
     def __init__(self, folder):
         self.manager = Manager(folder / "notify")
@@ -92,7 +96,7 @@ class Started:
         new_key_pair(folder / "credentials", "daemon")
         config.parent.mkdir()
         config.write_text((SYSTEMD.parent / "rcm-daemon.toml").read_text())
-        self.results, self.control = free_endpoint(), free_endpoint()
+        self.results, self.control, self.slices = (free_endpoint() for _ in range(3))
         environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": "/",
@@ -105,12 +109,17 @@ class Started:
             "RCM_BUNDLE": str(write_bundle_in),
             "RCM_RESULTS_BIND": self.results,
             "RCM_CONTROL_BIND": self.control,
+            "RCM_SLICES_CONNECT": self.slices,
         }
         n_files = int(said["LimitNOFILE"][0])
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, env=environment, cwd="/", umask=int(said["UMask"][0], 8), stderr=log
+                [sys.executable, CONFINED, *command],
+                env=environment,
+                cwd="/",
+                umask=int(said["UMask"][0], 8),
+                stderr=log,
             )
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (n_files, n_files))
         resource.prlimit(self.process.pid, resource.RLIMIT_CORE, (0, 0))
@@ -131,6 +140,14 @@ def test_the_command_says_what_the_manager_waits_for(started, tmp_path):
     started.manager.until("STATUS=serving: 0 open stacks")
     for _ in range(2):
         started.manager.until("WATCHDOG=1")
+    with zmq.Context() as context, context.socket(zmq.SUB) as results, context.socket(zmq.XPUB) as controller:
+        results.linger = controller.linger = 0
+        results.subscribe(b"")
+        results.connect(started.results)
+        controller.bind(started.slices)
+        assert controller.poll(PATIENCE_MS)
+        while not results.poll(100):  # the subscription may come later than the first
+            controller.send_multipart(Sender().slice("s", 0, picture(0, FIELD)))
     started.process.send_signal(signal.SIGHUP)
     assert "MONOTONIC_USEC=" in started.manager.until("RELOADING=1\n")[-1]
     started.manager.until("READY=1")

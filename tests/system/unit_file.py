@@ -38,6 +38,15 @@ class Manager:
         while True:
             yield self.socket.recv(4096).decode()
 
+    def drain(self) -> None:
+        """Forget what has been said up to now."""
+        self.socket.setblocking(False)
+        try:
+            while self.socket.recv(4096):
+                pass
+        except BlockingIOError:
+            self.socket.settimeout(60)
+
     def until(self, beginning: str) -> list[str]:
         """Return what was said up to the first that begins so."""
         said = []

@@ -1,13 +1,12 @@
-"""The data-set manifest: one CSV, one row a slice, and everything that can be wrong with it said at once.
+"""The data-set manifest, CSV or Parquet, a row a slice; and all that can be wrong with it, said at once.
 
 Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, reader_1,
-reader_2, true_label. `file` is relative to the CSV, `slice` the 0-based page in it, `label` the readers'
+reader_2, true_label. `file` is relative to the manifest, `slice` the 0-based page in it, `label` the readers'
 consensus.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections import defaultdict
@@ -18,11 +17,12 @@ import numpy as np
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
+from trainer.data.tables import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MANIFEST_NAME = "manifest.csv"
+MANIFEST_NAME, PARQUET_NAME = "manifest.csv", "manifest.parquet"
 REQUIRED_COLUMNS = ("stack", "patient", "site", "file", "slice", "z_um", "pixel_size_um", "label")
 OPTIONAL_LABELS = ("reader_1", "reader_2", "true_label")
 N_FAULTS_SHOWN = 20
@@ -113,7 +113,7 @@ def load_data_set(path: Path) -> DataSet:
     Parameters
     ----------
     path
-        The CSV, or the folder that holds `manifest.csv`.
+        The manifest, or the folder that holds `manifest.csv` or `manifest.parquet`.
 
     Raises
     ------
@@ -121,20 +121,18 @@ def load_data_set(path: Path) -> DataSet:
         Listing every fault: unreadable numbers, unknown labels, missing files, a stack with two patients or
         two pitches, repeated slices or depths, a patient without a name.
     """
-    path = path / MANIFEST_NAME if path.is_dir() else path
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataSetError(f"a data set needs a manifest CSV, {path} cannot be read: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
+    if path.is_dir():
+        in_parquet = (path / PARQUET_NAME).is_file() and not (path / MANIFEST_NAME).is_file()
+        path = path / (PARQUET_NAME if in_parquet else MANIFEST_NAME)
+    table = read_table(path, "a data set needs a manifest in CSV or Parquet")
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
     if missing:
         raise DataSetError(
             f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}"
         )
     rows_of: dict[str, list[_Row]] = defaultdict(list)
     faults: list[str] = []
-    for number, cells in enumerate(reader, start=2):
+    for number, cells in enumerate(table.rows, start=table.first_row):
         row = _parse_row(cells, path.parent, f"row {number}", faults)
         if row is not None:
             rows_of[row.stack].append(row)
@@ -146,7 +144,7 @@ def load_data_set(path: Path) -> DataSet:
     if faults:
         more = f" and {len(faults) - N_FAULTS_SHOWN} more" if len(faults) > N_FAULTS_SHOWN else ""
         raise DataSetError(f"{path} is not a usable manifest: {'; '.join(faults[:N_FAULTS_SHOWN])}{more}")
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(table.content)
     for file in sorted(sizes):
         digest.update(f"{file.name}:{sizes[file]};".encode())
     return DataSet(path, digest.hexdigest(), tuple(_stack(rows) for rows in rows_of.values()))

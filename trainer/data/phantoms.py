@@ -50,6 +50,8 @@ class SetParameters:
         Families drawn from, with equal shares.
     stacks_per_patient
         Mean number of stacks (sites) of one patient.
+    z_step_um
+        Step of all stacks; None draws one for each.
     """
 
     seed: int
@@ -60,6 +62,7 @@ class SetParameters:
     families: tuple[str, ...]
     stacks_per_patient: float
     schema: str = PARAMETERS_SCHEMA
+    z_step_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def build_stack(plan: StackPlan, parameters: SetParameters) -> Phantom:
         pixel_size_um=parameters.pixel_size_um,
         family=plan.family,
         patient_seed=plan.patient_seed,
+        z_step_um=parameters.z_step_um,
         stack_id=plan.name,
     )
 

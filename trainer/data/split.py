@@ -1,4 +1,4 @@
-"""Patient-level split into train, validation and test, stratified, seeded, and stored with its digest."""
+"""Patient-level split into train, validation, test and calibration: stratified, seeded, with a digest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import DataSet
 
-PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test", "calibration")
 PAPER_SHARES = (245, 61, 198)
 """Stacks in each part of Bozkurt et al. 2021."""
 
@@ -30,15 +30,15 @@ class Split:
     Attributes
     ----------
     seed, shares
-        What it was drawn with; shares are relative.
+        What it was drawn with; shares are relative, in the order of `PARTS`.
     data_digest
         Digest of the data set it belongs to.
     patients
-        Patients of train, validation and test.
+        Patients of each part.
     """
 
     seed: int
-    shares: tuple[float, float, float]
+    shares: tuple[float, ...]
     data_digest: str
     patients: dict[str, tuple[str, ...]]
 
@@ -80,15 +80,20 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
     seed
         Seed of the order.
     shares
-        Relative sizes of train, validation and test; a part of share 0 stays empty.
+        Relative sizes of train, validation and test, and of calibration where there is to be one; a part of
+        share 0 stays empty.
 
     Raises
     ------
     DataSetError
-        If the shares are not three non-negative numbers, or there are fewer patients than parts asked for.
+        If the shares are not three or four non-negative numbers, or there are fewer patients than parts asked
+        for.
     """
-    if len(shares) != len(PARTS) or min(shares) < 0 or shares[0] <= 0:
-        raise DataSetError(f"shares must be three numbers from 0, the first above 0, got {list(shares)}")
+    if len(shares) not in (len(PARTS) - 1, len(PARTS)) or min(shares) < 0 or shares[0] <= 0:
+        raise DataSetError(
+            f"shares must be three or four numbers from 0, the first above 0, got {list(shares)}"
+        )
+    shares = [*map(float, shares), 0.0][: len(PARTS)]
     patients = np.array(data.patients)
     n_parts = sum(share > 0 for share in shares)
     if len(patients) < n_parts:
@@ -119,7 +124,7 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
         part_of[patient] = part
         missing[part] -= traits[patient]
     parts = {name: tuple(sorted(patients[part_of == p].tolist())) for p, name in enumerate(PARTS)}
-    split = Split(seed, (float(shares[0]), float(shares[1]), float(shares[2])), data.digest, parts)
+    split = Split(seed, tuple(shares), data.digest, parts)
     check_split(split, data)
     return split
 
@@ -136,7 +141,7 @@ def load_split(path: Path, data: DataSet) -> Split:
         content = json.loads(path.read_text())
         split = Split(
             int(content["seed"]),
-            (float(content["shares"][0]), float(content["shares"][1]), float(content["shares"][2])),
+            tuple(map(float, content["shares"])),
             str(content["data_digest"]),
             {part: tuple(map(str, content["patients"][part])) for part in PARTS},
         )

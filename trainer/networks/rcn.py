@@ -11,6 +11,10 @@ One network with switches rather than one class a method, since all share encode
 
 Feedback is the soft output, zeros above the first slice, in training as in use (no teacher forcing).
 
+A segmental network, ours for partial stacks, sees beside each embedding how far the neighbouring slices are
+and how much the slice is to be trusted, and gives evidence for each stratum in nats a um beside the class
+scores: what `rcm_daemon.core.posterior` finds the boundaries from.
+
 Shapes: B stacks, N slices (padded), W slices of a window, E embedding values (256), H hidden values of the
 encoder, all directions together, K classes (3).
 """
@@ -28,9 +32,18 @@ from rcm_daemon.errors import DataSetError
 from trainer.networks.attention import GlobalAttention, ToeplitzAttention
 from trainer.networks.inception import EMBEDDING_SIZE, N_CLASSES
 from trainer.networks.recurrent import Cell, RecurrentLayer, gru_step
+from trainer.networks.segmental import SegmentalLikelihood
 
 RCN_INPUTS = ("embeddings",)
-"""Inputs of the exported graph, as a bundle's manifest lists them."""
+SEGMENTAL_INPUTS = ("embeddings", "z_um", "weight")
+"""Inputs of the exported graphs, as a bundle's manifest lists them."""
+
+N_SPACING = 3
+"""What a segmental network sees beside an embedding: gap above, gap below, weight."""
+GAP_UNIT_UM, WIDEST_GAP = 3.0, 10.0
+"""Gaps are counted in sections of 3 um, at most ten of them; 0 at an end of the stack."""
+STRONGEST_EVIDENCE = 1.0
+"""Bound of the evidence in nats a um, so that no network can overflow the posterior."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class Architecture:
         Of the encoder.
     n_hidden
         Hidden values a direction, and of global attention's decoder.
+    segmental
+        Whether depths and weights are inputs and evidence an output.
     """
 
     attention: Literal["toeplitz", "global", "none"] = "toeplitz"
@@ -60,8 +75,18 @@ class Architecture:
     cell: Cell = "gru"
     bidirectional: bool = True
     n_hidden: int = 64
+    segmental: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs of the exported graph."""
+        return SEGMENTAL_INPUTS if self.segmental else RCN_INPUTS
 
     def __post_init__(self) -> None:
+        if self.segmental and (self.window or self.attention == "global"):
+            raise DataSetError(
+                "a segmental network sees the whole stack, without a window or global attention"
+            )
         if self.attention == "global" and self.max_slices < 1:
             raise DataSetError("global attention needs the number of slices of its longest stack, got 0")
         if self.window and (self.window % 2 == 0 or self.attention != "none"):
@@ -95,8 +120,9 @@ class RecurrentStrata(nn.Module):
         self.register_buffer("input_scale", torch.ones(EMBEDDING_SIZE))
         self.input_dropout = nn.Dropout(input_dropout)
         n_hidden = architecture.n_hidden
+        n_inputs = EMBEDDING_SIZE + N_SPACING * architecture.segmental
         self.encoder = RecurrentLayer(
-            EMBEDDING_SIZE, n_hidden, recurrent_dropout, architecture.cell, architecture.bidirectional
+            n_inputs, n_hidden, recurrent_dropout, architecture.cell, architecture.bidirectional
         )
         n_context = self.encoder.n_outputs
         self.attention: ToeplitzAttention | GlobalAttention | None = None
@@ -116,8 +142,21 @@ class RecurrentStrata(nn.Module):
         self.decoder = nn.Linear(n_decoded, N_CLASSES)
         nn.init.xavier_uniform_(self.decoder.weight)
         nn.init.zeros_(self.decoder.bias)
+        self.evidence: nn.Linear | None = None
+        self.likelihood: SegmentalLikelihood | None = None
+        if architecture.segmental:
+            self.likelihood = SegmentalLikelihood()
+            self.evidence = nn.Linear(n_context, N_CLASSES)
+            nn.init.zeros_(self.evidence.weight)
+            nn.init.zeros_(self.evidence.bias)
 
-    def forward(self, embeddings_BNE: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        embeddings_BNE: torch.Tensor,
+        lengths_B: torch.Tensor,
+        z_um_BN: torch.Tensor | None = None,
+        weight_BN: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Score every slice.
 
         Parameters
@@ -126,21 +165,52 @@ class RecurrentStrata(nn.Module):
             Embeddings from shallow to deep, padded behind each stack's end.
         lengths_B
             Real slices of each stack, 1..N.
+        z_um_BN, weight_BN
+            Depths in um and trust 0..1 of a segmental network's slices; others do not look at them.
 
         Returns
         -------
         torch.Tensor
             Logits [B, N, K]; their softmax are the probabilities. What stands in the padding means nothing.
         """
+        return self.decode(self.contexts(embeddings_BNE, lengths_B, z_um_BN, weight_BN))
+
+    def with_evidence(
+        self,
+        embeddings_BNE: torch.Tensor,
+        lengths_B: torch.Tensor,
+        z_um_BN: torch.Tensor,
+        weight_BN: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score every slice of a segmental network's stacks: logits [B, N, K] and evidence [B, N, K]."""
+        if self.evidence is None:
+            raise DataSetError("evidence comes from a segmental network, this one is none")
+        contexts_BNH = self.contexts(embeddings_BNE, lengths_B, z_um_BN, weight_BN)
+        raw_BNK = self.evidence(contexts_BNH)
+        return self.decode(contexts_BNH), torch.tanh(raw_BNK / STRONGEST_EVIDENCE) * STRONGEST_EVIDENCE
+
+    def contexts(
+        self,
+        embeddings_BNE: torch.Tensor,
+        lengths_B: torch.Tensor,
+        z_um_BN: torch.Tensor | None = None,
+        weight_BN: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Encode every slice for the decoder, [B, N, H]; arguments as in `forward`."""
         scaled_BNE = self.input_dropout((embeddings_BNE - self.input_mean) / self.input_scale)
+        if self.architecture.segmental:
+            if z_um_BN is None or weight_BN is None:
+                raise DataSetError("a segmental network needs the depths and weights of its slices")
+            spacing_BN3 = torch.cat([gaps(z_um_BN, lengths_B), weight_BN.unsqueeze(2)], 2)
+            scaled_BNE = torch.cat([scaled_BNE * weight_BN.unsqueeze(2), spacing_BN3], 2)
         if self.architecture.window:
-            return self.decode(self._encode_windows(scaled_BNE, lengths_B))
-        contexts_BNH = self.encoder(scaled_BNE, lengths_B)
+            return self._encode_windows(scaled_BNE, lengths_B)
+        contexts_BNH: torch.Tensor = self.encoder(scaled_BNE, lengths_B)
         if self.attention is not None:
             index_1N = torch.arange(embeddings_BNE.shape[1], device=lengths_B.device).unsqueeze(0)
             there_BN1 = (index_1N < lengths_B.unsqueeze(1)).unsqueeze(2)
             contexts_BNH = self.attention(contexts_BNH, there_BN1)
-        return self.decode(contexts_BNH)
+        return contexts_BNH
 
     def _encode_windows(self, scaled_BNE: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         n_stacks, n_slices, n_values = scaled_BNE.shape
@@ -192,3 +262,12 @@ class RecurrentStrata(nn.Module):
         """Sum of the absolute recurrent weights, the decoder's with them."""
         total = self.encoder.recurrent_l1()
         return total if self.decoder_gru is None else total + self.decoder_gru.weight_hh.abs().sum()
+
+
+def gaps(z_um_BN: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """Gaps above and below every slice in sections of 3 um, [B, N, 2]; 0 at the ends of a stack."""
+    index_N = torch.arange(z_um_BN.shape[1], device=z_um_BN.device)
+    gap_BN = (z_um_BN[:, 1:] - z_um_BN[:, :-1]) / GAP_UNIT_UM
+    inner_BN = index_N[1:] < lengths_B.unsqueeze(1)
+    gap_BN = torch.where(inner_BN, gap_BN.clamp(0, WIDEST_GAP), torch.zeros_like(gap_BN))
+    return torch.stack([nn.functional.pad(gap_BN, (1, 0)), nn.functional.pad(gap_BN, (0, 1))], 2)

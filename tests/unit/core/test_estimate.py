@@ -14,7 +14,7 @@ from sender import Sender
 from rcm_daemon.core.boundaries import boundaries_from_labels
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
-from rcm_daemon.core.pipeline import estimate_strata, take_in
+from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata, take_in
 from rcm_daemon.core.quality import quality_flags
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.core.strata import paper_labels
@@ -75,6 +75,26 @@ def test_dark_and_saturated_slices_are_flagged():
     assert quality_flags(ordinary // 20) == ("dark",)
 
 
+@pytest.mark.hazard("H23")
+def test_a_dark_slice_has_no_confident_label_and_takes_its_neighbours():
+    def confident(embeddings, z_um, weight):
+        rows = np.full((len(z_um), 3), 0.01, np.float32)
+        rows[np.arange(len(z_um)), [0, 0, 1, 0, 1, 2, 2, 0]] = 0.98  # 3 and 7 are black and called epidermis
+        return Recurrence(rows)
+
+    dark = {3, 7}
+    stack = PartialStack(
+        tuple(
+            EmbeddedSlice(i, 3.0 * i, np.zeros(2, np.float32), flags=("dark",) if i in dark else ())
+            for i in range(8)
+        )
+    )
+    estimate = estimate_strata(stack, confident, Estimation())
+    assert estimate.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert {i for i, row in enumerate(estimate.probabilities) if row.max() < 0.5} == dark
+    assert estimate.probabilities.dtype == np.float32
+
+
 def test_partial_stack_is_ordered_by_depth_then_index():
     stack = PartialStack()
     for index, z_um in [(0, 5.0), (3, 1.0), (1, 5.0), (2, -2.0)]:
@@ -90,7 +110,9 @@ def stack_of(n, stack_id="s.1 ~%"):
     for i in range(n):
         ledger.accept(parse(sender.slice(stack_id, i)), 0.0)
         new = EmbeddedSlice(i, 3.0 * i, np.zeros(4, np.float32), flags=("dark",) if i == 1 else ())
-        take_in(ledger, stack, new, lambda e, z, w: one_hot(np.digitize(z, [4.0, 10.0])))
+        take_in(
+            ledger, stack, new, lambda e, z, w: Recurrence(one_hot(np.digitize(z, [4.0, 10.0]))), Estimation()
+        )
     return stack
 
 
@@ -140,11 +162,11 @@ def test_estimate_of_every_prefix_equals_that_of_the_prefix_alone(n, seed):
 
     def recurrent(values, z_um, weight):
         total = np.cumsum(values, axis=0)
-        return (np.exp(total) / np.exp(total).sum(axis=1, keepdims=True)).astype(np.float32)
+        return Recurrence((np.exp(total) / np.exp(total).sum(axis=1, keepdims=True)).astype(np.float32))
 
     stack = PartialStack()
     for i in rng.permutation(n):
         stack = stack.with_slices(EmbeddedSlice(int(i), float(i), embeddings[i]))
         seen = sorted(s.index for s in stack.slices)
-        alone = recurrent(embeddings[seen], None, None)
-        assert np.array_equal(estimate_strata(stack, recurrent).probabilities, alone)
+        alone = recurrent(embeddings[seen], None, None).probabilities
+        assert np.array_equal(estimate_strata(stack, recurrent, Estimation()).probabilities, alone)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sender import Sender, picture
 
-from rcm_daemon.core.pipeline import take_in
+from rcm_daemon.core.pipeline import Estimation, take_in
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 from rcm_daemon.core.wire import parse
@@ -60,6 +60,17 @@ def test_instruments_beyond_the_limit_are_refused_and_none_is_evicted():
     assert [s.instrument for s in desk.ledger.open_stacks()] == ["m0", "m1", "m2"]
 
 
+@pytest.mark.hazard("H22")
+def test_ten_thousand_stacks_of_one_instrument_are_one_open_at_a_time_and_none_goes_without_its_end():
+    desk, sender = Desk(), Sender()
+    ended = []
+    for i in range(10_000):
+        outcome = desk.send(sender.slice(f"s{i}", 0, picture(0, (1, 1))))
+        ended += [stack.stack_id for stack in outcome.changed if stack.ended != "open"]
+        assert len(desk.ledger.open_stacks()) == 1
+    assert ended == [f"s{i}" for i in range(9_999)]
+
+
 def test_unusable_slice_is_reported_and_may_come_again(desk, sender):
     frames = sender.slice("s", 0)
     stack = desk.ledger.accept(parse(frames), 0.0).embed
@@ -73,7 +84,7 @@ def test_final_state_waits_for_pending_slices(desk, sender):
     stack = desk.ledger.accept(parse(sender.slice("s", 0)), 0.0).embed
     desk.send(sender.end("s", 1))
     assert stack.state == "open"
-    take_in(desk.ledger, stack, EmbeddedSlice(0, 0.0, np.zeros(4, np.float32)), recurrent)
+    take_in(desk.ledger, stack, EmbeddedSlice(0, 0.0, np.zeros(4, np.float32)), recurrent, Estimation())
     assert stack.state == "complete"
 
 

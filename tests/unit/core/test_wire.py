@@ -158,6 +158,8 @@ def test_refused(frames, rule):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.hazard("H02")
+@pytest.mark.hazard("H04")
 def test_refusal_names_expected_and_got():
     with pytest.raises(Rejection, match=r"rcm-slice-9 is not served; versions served: rcm-slice-1"):
         parse(slice_frames(schema="rcm-slice-9"))

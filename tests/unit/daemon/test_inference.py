@@ -51,7 +51,7 @@ def test_a_lone_slice_is_embedded_and_labelled_at_once(desk, supervisor):
     (labelled,) = desk.advance(EPOCH_S)
     assert isinstance(labelled, Labelled)
     assert [s.index for s in labelled.partial.slices] == [3]
-    assert labelled.probabilities.shape == (1, 3)
+    assert labelled.given.probabilities.shape == (1, 3)
     assert desk.n_waiting == 0
 
 

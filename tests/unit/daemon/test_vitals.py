@@ -16,7 +16,7 @@ class FakeDoor:
 @pytest.fixture
 def said(monkeypatch):
     said = []
-    monkeypatch.setattr(module, "notify", said.append)
+    monkeypatch.setattr(module.Manager, "tell", lambda self, state: said.append(state))
     return said
 
 

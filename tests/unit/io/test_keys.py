@@ -153,6 +153,9 @@ def test_commands(tmp_path):
     ]
     assert viewer.public.decode() in lines[2]
     assert all(secret.read_text().strip() not in "".join(lines) for secret in tmp_path.glob("*.secret"))
+    assert command(tmp_path, "allow", "daemon", "--instrument", "*", "--operator").exit_code == 0
+    assert "allowed: any instrument, operator" in command(tmp_path, "list").output
+    assert command(tmp_path, "revoke", "daemon").exit_code == 0
     assert command(tmp_path, "revoke", "vendor").exit_code == 0
     assert [key.name for key in read_allowed(tmp_path)] == ["viewer"]
     assert isinstance(command(tmp_path, "revoke", "vendor").exception, ConfigurationError)

@@ -72,3 +72,8 @@ def test_the_salt_is_made_once_and_for_the_daemon_alone(tmp_path):
     other = StateDir(tmp_path / "other")
     assert other.salt() != salt
     other.close()
+
+
+def test_the_folder_is_the_daemons_alone(tmp_path):
+    StateDir(tmp_path / "state").close()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700

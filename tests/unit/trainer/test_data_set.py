@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import csv
+import sys
+
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tiny_set import COLUMNS, write_rows, write_tiny_set
 
 from rcm_daemon.errors import DataSetError
@@ -93,6 +98,38 @@ def test_missing_columns_and_files_are_said(tmp_path) -> None:
     write_rows(tmp_path / "manifest.csv", [])
     with pytest.raises(DataSetError, match="it has no rows"):
         load_data_set(tmp_path)
+
+
+def test_a_parquet_manifest_is_the_same_data_set(folder, tmp_path) -> None:
+    """Written with types, as a data frame is, not with text."""
+    data = load_data_set(folder)
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {"slice": int, "z_um": float, "pixel_size_um": float}
+    for row in rows:
+        row |= {name: kind(row[name]) for name, kind in kinds.items()}
+        row |= {"file": str(folder / row["file"]), "reader_1": row["reader_1"] or None}
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "manifest.parquet")
+    same = load_data_set(tmp_path)
+    assert same.path == tmp_path / "manifest.parquet"
+    for stack, other in zip(data.stacks, same.stacks, strict=True):
+        assert (stack.stack, stack.files, stack.pages) == (other.stack, other.files, other.pages)
+        assert stack.z_um.tolist() == other.z_um.tolist()
+        assert stack.labels.tolist() == other.labels.tolist()
+    assert same.digest == load_data_set(tmp_path / "manifest.parquet").digest != data.digest
+    rows[2]["label"] = None
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "manifest.parquet")
+    with pytest.raises(DataSetError, match="row 3: label must be one of epidermis, dej, dermis, got ''"):
+        load_data_set(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataSetError, match=r"manifest\.parquet cannot be read"):
+        load_data_set(tmp_path)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataSetError, match=r"pip install \"rcm-daemon\[parquet\]\""):
+        load_data_set(tmp_path / "manifest.parquet")
 
 
 def test_the_digest_follows_the_rows_and_the_files(folder, tmp_path) -> None:

@@ -22,9 +22,10 @@ from trainer.data.split import draw_split, load_split
 from trainer.embeddings import embed_set
 from trainer.export import export_bundle
 from trainer.networks.preprocess import resize
+from trainer.rcn_recipe import preset
 from trainer.run_folder import load_checkpoint
 from trainer.train_cnn import CnnRecipe, load_cnn, train_cnn
-from trainer.train_rcn import load_rcn, preset, train_rcn
+from trainer.train_rcn import load_rcn, train_rcn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +106,8 @@ def test_training_learns_and_logs(work: Path) -> None:
         lines = [json.loads(line) for line in (work / name / "metrics.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
         assert lines[-1]["loss"] < lines[0]["loss"]
+        if name == "cnn":  # what it reads in an epoch is a part of the epoch
+            assert all(line["images_read_per_second"] > line["images_per_second"] > 0 for line in lines)
         best = load_checkpoint(work / name, f"rcm-{name}-1")["metrics"]["accuracy"]
         assert best == pytest.approx(max(line["validation_accuracy"] for line in lines), abs=1e-6)
     assert best > 0.6
@@ -172,7 +175,7 @@ def test_the_paper_preset_is_the_published_recipe_and_resumes(work: Path, tmp_pa
     embeddings = np.random.default_rng(0).normal(size=(1, data.n_slices, 256)).astype(np.float32)
     arguments = {"cnn_digest": "c", "device": CPU}
     train_rcn(data, embeddings, split, recipe, tmp_path / "unbroken", **arguments)
-    original = rcn_module.WholeStacks.measure
+    original = rcn_module.HeldOut.measure
     calls = []
 
     def stopping(self, network):
@@ -181,7 +184,7 @@ def test_the_paper_preset_is_the_published_recipe_and_resumes(work: Path, tmp_pa
             raise KeyboardInterrupt
         return original(self, network)
 
-    monkeypatch.setattr(rcn_module.WholeStacks, "measure", stopping)
+    monkeypatch.setattr(rcn_module.HeldOut, "measure", stopping)
     with pytest.raises(KeyboardInterrupt):
         train_rcn(data, embeddings, split, recipe, tmp_path / "broken", **arguments)
     train_rcn(data, embeddings, split, recipe, tmp_path / "broken", **arguments, resume=True)
@@ -204,10 +207,32 @@ def test_prefixes_and_dropped_slices_train(work: Path, tmp_path) -> None:
     train_rcn(data, embeddings, split, recipe, tmp_path, cnn_digest="c", device=CPU)
     drawn = rcn_module._Training(data, torch.from_numpy(embeddings), np.arange(3), recipe, CPU)
     rng = np.random.default_rng(1)
-    lengths = [len(drawn._draw(0, rng)[1]) for _ in range(200)]
+    lengths = [len(drawn._draw(0, rng).labels) for _ in range(200)]
     assert min(lengths) == 1
     assert len(set(lengths)) > 5
     assert max(lengths) <= data.stacks[0].n_slices
+
+
+def test_a_live_network_trains_on_parts_of_stacks_by_the_likelihood_of_both_boundaries(
+    work: Path, tmp_path
+) -> None:
+    data = load_data_set(work / "data")
+    split = load_split(work / "cnn" / "split.json", data)
+    embeddings = np.random.default_rng(0).normal(size=(1, data.n_slices, 256)).astype(np.float32)
+    recipe = preset("live", n_epochs=3, n_copies=0)
+    best = train_rcn(data, embeddings, split, recipe, tmp_path, cnn_digest="c", device=CPU)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["validation_segmental_loss"] for line in lines]
+    assert best["segmental_loss"] == pytest.approx(min(losses), abs=1e-5)
+    network, _ = load_rcn(tmp_path)
+    assert network.likelihood is not None
+    drawn = rcn_module._Training(data, torch.from_numpy(embeddings), np.arange(3), recipe, CPU)
+    rng = np.random.default_rng(1)
+    sequences = [drawn._draw(0, rng) for _ in range(200)]
+    assert all(float(sequence.z_um[0]) == 0.0 for sequence in sequences)
+    assert len({len(sequence.labels) for sequence in sequences}) > 5
+    weights = torch.cat([sequence.weight for sequence in sequences])
+    assert 0.01 < (weights == 0).float().mean() < 0.1
 
 
 @pytest.mark.parametrize(("name", "kind"), [("whole", "whole"), ("single", "single")])

@@ -4,8 +4,8 @@ import pytest
 
 from rcm_daemon.errors import DataSetError
 from trainer.methods import METHODS, TABLE_1, method_of
+from trainer.rcn_recipe import preset
 from trainer.train_cnn import CnnRecipe
-from trainer.train_rcn import preset
 
 
 def test_the_table_has_the_papers_rows_and_the_discussions_encoders() -> None:

@@ -1,131 +1,129 @@
-"""Methods of the comparison from their command to a bundle that labels stacks."""
+"""Every network of the comparison, from its command to a bundle that is checked, replays and is torch's."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from trainer_commands import CNN_OPTIONS, run
+from typer.testing import CliRunner
 
-from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.manifest import Manifest
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.errors import BundleError, DataSetError, InferenceError
-from rcm_daemon.readers.opening import open_stack
-from rcm_daemon.readers.recorded_stack import RecordedStack
-from rcm_daemon.replay import Replayer
-from trainer.data.augmentation import Augmentation, Augmenter
+from rcm_daemon.cli import app
+from rcm_daemon.errors import InferenceError
 from trainer.data.manifest import load_data_set
-from trainer.data.prepared import fields_of_stack, prepare
-from trainer.networks.preprocess import resize
-from trainer.offline import run_bundles
+from trainer.methods import METHODS
+from trainer.networks.attention import ToeplitzAttention
 from trainer.train_cnn import load_cnn
+from trainer.train_rcn import load_rcn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from trainer.networks.rcn import RecurrentStrata
 
-@pytest.mark.parametrize(
-    ("method", "kind", "max_slices"),
-    [("global", "whole", 20), ("full-rnn", "whole", 0), ("partial-bigru", "partial", 0)],
-)
-def test_recurrent_methods(work: Path, tmp_path: Path, method: str, kind: str, max_slices: int) -> None:
-    limit = ("--max-slices", str(max_slices)) if max_slices else ()
-    arguments = ("--method", method, *limit, "--epochs", "2", "--copies", "0", "--workers", "1")
-    run("rcn", "--data", work / "data", "--cnn", work / "cnn", "--out", tmp_path / "rcn", *arguments)
-    run("export", "--cnn", work / "cnn", "--rcn", tmp_path / "rcn", "--out", tmp_path / "b", "--name", method)
-    report = check_bundle(tmp_path / "b", "cpu")
-    assert report.ok, report.items
+LENGTHS = (1, 2, 7, 50, 101)
+LONGEST = 50
+NETWORKS = [method.name for method in METHODS.values() if method.trained_by != "textons"]
+KINDS = {"whole stack": "whole", "partial stack": "partial", "single image": "single"}
+
+
+def trained(work: Path, folder: Path, name: str) -> tuple[Path, Callable[[torch.Tensor], torch.Tensor]]:
+    """Train one method and write its bundle; what torch says of embeddings [n, 256] comes with it."""
+    method, rcn = METHODS[name], folder / "rcn"
+    arguments = ["--method", name, "--workers", "1", "--epochs", "2"]
+    cnn = work / "cnn"
+    if method.trained_by == "rcn":
+        arguments += ["--max-slices", str(LONGEST)] if name == "global" else []
+        run("rcn", "--data", work / "data", "--cnn", cnn, "--out", rcn, *arguments, "--copies", "0")
+        network = load_rcn(rcn)[0]
+        check_kernel(network, METHODS[name].changes.get("half_width"))
+        pair = ("--rcn", rcn)
+    else:
+        if method.changes:  # otherwise it is the CNN that stands already
+            cnn, split = folder / "cnn", ("--split", work / "cnn" / "split.json")
+            run("cnn", "--data", work / "data", "--out", cnn, *CNN_OPTIONS, *split, *arguments)
+        classifier, pair = load_cnn(cnn)[0], ()
+    run("export", "--cnn", cnn, *pair, "--out", folder / "bundle", "--name", name)
+
+    def said(embeddings: torch.Tensor) -> torch.Tensor:
+        if method.trained_by == "rcn":
+            return network(embeddings[None], torch.tensor([len(embeddings)]))[0]
+        return classifier.fc(embeddings.relu())
+
+    return folder / "bundle", said
+
+
+def check_kernel(network: RecurrentStrata, half_width: int | None) -> None:
+    assert isinstance(network.attention, ToeplitzAttention) == (half_width is not None)
+    if half_width is None:
+        return
+    kernel = network.attention.kernel()
+    assert len(kernel) == 2 * half_width + 1
+    assert (kernel >= 0).all()
+    assert kernel.sum().item() == pytest.approx(1, abs=1e-6)
+    if half_width:  # it has learnt, so this says something of training
+        assert not torch.equal(network.attention.logits, ToeplitzAttention(half_width).logits)
+
+
+def daemon_says(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_methods_bundle_is_checked_replays_and_says_what_torch_says(
+    work: Path, tmp_path: Path, name: str
+) -> None:
+    bundle, said = trained(work, tmp_path, name)
+    manifest = Manifest.load(bundle)
+    assert manifest.kind == ("context" if name == "iv3-context" else KINDS[METHODS[name].sees])
+    assert manifest.max_slices == (LONGEST if name == "global" else 0)
+    assert manifest.attention_half_width == METHODS[name].changes.get("half_width", 0)
+    assert "FAIL" not in daemon_says("check", bundle, "--provider", "cpu")
+    session = onnxruntime.InferenceSession(bundle / "rcn.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for n_slices in LENGTHS:
+        if manifest.max_slices and n_slices > manifest.max_slices:
+            continue
+        embeddings = rng.normal(size=(n_slices, 256)).astype(np.float32)
+        with torch.inference_mode():
+            expected = torch.softmax(said(torch.from_numpy(embeddings)), -1).numpy()
+        (found,) = session.run(None, {"embeddings": embeddings})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    stack, final = load_data_set(work / "data").stacks[0], tmp_path / "final.json"
+    options = ("--provider", "cpu", "--json", final, "--live-json", tmp_path / "live.json")
+    daemon_says("replay", stack.files[0], "--bundle", bundle, *options)
+    message = json.loads(final.read_text())
+    assert (message["state"], message["n_slices"]) == ("complete", stack.n_slices)
+    np.testing.assert_allclose(np.sum(message["probability"], axis=1), 1, atol=1e-5)
+    live = [json.loads(line) for line in (tmp_path / "live.json").read_text().splitlines()]
+    assert [len(one["probability"]) for one in live] == list(range(1, stack.n_slices + 1))
+    if manifest.kind == "single":  # a slice says the same whatever came before and after
+        assert all(one["probability"] == message["probability"][: one["n_slices"]] for one in live)
+
+
+def test_a_stack_longer_than_global_attention_takes_is_refused_in_one_sentence(
+    work: Path, tmp_path: Path
+) -> None:
+    stack = load_data_set(work / "data").stacks[0]
+    data, cnn, longest = work / "data", work / "cnn", str(stack.n_slices - 1)
+    options = ("--max-slices", longest, "--epochs", "1", "--copies", "0", "--workers", "1")
+    run("rcn", "--data", data, "--cnn", cnn, "--out", tmp_path / "rcn", "--method", "global", *options)
+    run("export", "--cnn", cnn, "--rcn", tmp_path / "rcn", "--out", tmp_path / "b", "--name", "global")
+    done = CliRunner().invoke(app, ["replay", str(stack.files[0]), "--bundle", str(tmp_path / "b")])
+    refusal = f"labels stacks of 1 to {longest} slices, got {stack.n_slices}"
+    assert done.exit_code == 1
+    (complaint,) = done.stderr.splitlines()
+    assert refusal in complaint
     networks = Networks.open(load_verified(tmp_path / "b"), "cpu", 1)
-    assert (networks.manifest.kind, networks.manifest.max_slices) == (kind, max_slices)
-    rows = np.random.default_rng(0).normal(size=(21, 256)).astype(np.float32)
-    if max_slices:
-        with pytest.raises(InferenceError, match="labels stacks of 1 to 20 slices, got 21"):
-            networks.label(rows, np.arange(21.0), np.ones(21))
-    assert networks.label(rows[:20], np.arange(20.0), np.ones(20)).shape == (20, 3)
-
-
-@pytest.fixture(scope="module")
-def context(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("context")
-    split = ("--split", work / "cnn" / "split.json", "--epochs", "2", "--workers", "1")
-    arguments = (*CNN_OPTIONS, *split, "--method", "iv3-context")
-    run("cnn", "--data", work / "data", "--out", folder / "cnn", *arguments)
-    run("export", "--cnn", folder / "cnn", "--out", folder / "bundle", "--name", "iv3-context")
-    return folder
-
-
-def test_a_context_bundle_replays_and_evaluates_as_torch_does(work: Path, context: Path) -> None:
-    assert check_bundle(context / "bundle", "cpu").ok
-    networks = Networks.open(load_verified(context / "bundle"), "cpu", 1)
-    assert networks.manifest.cnn_shape == (3, 1000, 1000)
-    stack = load_data_set(work / "data").stacks[1]
-    network = load_cnn(context / "cnn")[0]
-    fields = torch.from_numpy(np.stack(list(fields_of_stack(stack))))
-    rows = np.arange(stack.n_slices)
-    trios = np.stack([np.maximum(rows - 1, 0), rows, np.minimum(rows + 1, rows[-1])], 1)
-    with torch.inference_mode():
-        expected = torch.softmax(network(resize(fields[torch.from_numpy(trios)], network.size)), -1).numpy()
-    (evaluated,) = run_bundles([context / "bundle"], [stack], 1, "context")
-    np.testing.assert_allclose(evaluated.probabilities[0], expected, atol=2e-3)
-    assert expected.std(0).max() > 0.02  # or agreement would mean nothing
-    with open_stack(stack.files[0], z_step_um=3.0) as recorded:
-        replayed = Replayer(networks).replay(recorded)
-    found = np.array(replayed.final.probability)
-    np.testing.assert_allclose(found, expected, atol=2e-3)
-
-
-def test_replay_takes_neighbours_in_depth_whatever_the_files_order(context: Path) -> None:
-    replayer = Replayer(Networks.open(load_verified(context / "bundle"), "cpu", 1))
-    fields = [np.full((9, 9), grey, np.uint8) for grey in range(3)]
-    stack = RecordedStack(
-        "s", context, (6.0, 0.0, 3.0), 0.5, (9, 9), "uint8", 255, (), fields.__getitem__, lambda: None
-    )
-    found = [[int(part[0, 0]) for part in replayer._neighbours(stack, index)] for index in range(3)]
-    assert found == [[2, 0], [1, 2], [1, 0]]
-
-
-def test_a_context_bundle_is_not_served_live(context: Path, tmp_path: Path) -> None:
-    arguments = ["serve", "--bundle", str(context / "bundle"), "--state-dir", str(tmp_path)]
-    for name in ("--results-bind", "--control-bind"):
-        arguments += [name, f"ipc://{tmp_path}/{name}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "rcm_daemon", *arguments], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == BundleError.exit_code
-    assert "iv3-context needs both: label recorded stacks with rcm-daemon replay" in done.stderr
-
-
-def test_a_recurrent_network_refuses_a_context_cnn(work: Path, context: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataSetError, match="takes a CNN of single slices"):
-        run("rcn", "--data", work / "data", "--cnn", context / "cnn", "--out", tmp_path)
-
-
-def test_neighbours_end_with_their_stack(work: Path) -> None:
-    data = load_data_set(work / "data")
-    prepared = prepare(data, 75, work / "data" / "cache", n_workers=1)
-    first, last = data.starts[1], data.starts[2] - 1
-    found = prepared.with_neighbours(np.array([last, first, first + 1]))
-    assert found.tolist() == [
-        [last - 1, last, last],
-        [first, first, first + 1],
-        [first, first + 1, first + 2],
-    ]
-
-
-def test_neighbours_are_warped_alike() -> None:
-    augmentation = Augmentation().without(["speckle", "noise"])
-    slices = torch.rand(5, 1, 32, 32).mul(255).expand(5, 3, 32, 32)
-    found = Augmenter(augmentation, torch.Generator().manual_seed(1)).with_neighbours(slices)
-    alone = Augmenter(augmentation, torch.Generator().manual_seed(1))(slices[:, 0])
-    for channel in range(3):
-        np.testing.assert_allclose(found[:, channel].numpy(), alone.numpy(), atol=1e-4)
-
-
-def test_the_manifest_says_what_the_cnn_takes(work: Path) -> None:
-    assert Manifest.load(work / "whole").cnn_shape == (1000, 1000)
+    with pytest.raises(InferenceError, match=refusal):
+        networks.label(np.zeros((stack.n_slices, 256)), stack.z_um, np.ones(stack.n_slices))

@@ -20,11 +20,11 @@ from trainer.data.prepared import fields_of_stack
 from trainer.data.split import draw_split
 from trainer.methods import METHODS, TABLE_1
 from trainer.paper_tables import PAPER_TABLE_1, PAPER_TABLE_2, PAPER_TABLE_3
+from trainer.rcn_recipe import RcnRecipe
 from trainer.reproduce_presets import FULL, QUICK, TextonRecipe, preset_of, recipe_of
 from trainer.reproduction_report import page
 from trainer.reproduction_scores import paired
 from trainer.scores import Prediction
-from trainer.train_rcn import RcnRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path

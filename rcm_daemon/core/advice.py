@@ -1,0 +1,59 @@
+"""What a controller that can choose its next depth should do: go on, stop, or image one depth.
+
+Apart from the estimate: nothing here changes what is said of the stack. The depth advised is the one where
+the stratum is least certain (largest entropy of the posterior there) and no slice is near: a slice close to
+another repeats it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcm_daemon.core.records import Advice
+
+if TYPE_CHECKING:
+    from rcm_daemon.core.posterior import BoundaryPosterior
+
+FULL_GAIN_UM = 3.0
+"""A slice this far from all others, the thickness of an optical section, repeats none of them."""
+LEAST_GAIN = 0.4
+"""In nats: with less to be gained anywhere, and both boundaries found, there is no more to do. The entropy at
+a boundary is 0.69, so this is reached when it is sampled every 3 um."""
+FARTHEST_UM = 45.0
+"""No depth farther below the newest slice is advised."""
+NEXT_STEPS = 1.5
+"""A depth that lies no more than so many of the stack's steps ahead is what the sweep comes to anyway."""
+
+
+def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
+    """Advise on a partial stack.
+
+    Parameters
+    ----------
+    posterior
+        Of both boundaries.
+    all_found
+        Whether neither boundary is still ahead.
+    """
+    imaged = posterior.depths_um[: posterior.n_slices]
+    deepest = float(imaged[-1])
+    between = (imaged[1:] + imaged[:-1]) / 2
+    ahead = posterior.depths_um[posterior.n_slices :]
+    candidates = np.concatenate([between, ahead[ahead <= deepest + FARTHEST_UM]])
+    first, second = (np.interp(candidates, posterior.depths_um, cdf) for cdf in posterior.cdf)
+    strata = np.stack([1 - first, first - second, second]).clip(1e-12, 1.0)
+    entropy = -(strata * np.log(strata)).sum(axis=0)
+    place = np.searchsorted(imaged, candidates)
+    above = candidates - imaged[place - 1]
+    below = np.where(place < len(imaged), imaged[np.minimum(place, len(imaged) - 1)] - candidates, np.inf)
+    gain = entropy * np.minimum(np.minimum(above, below) / FULL_GAIN_UM, 1.0)
+    best = int(np.argmax(gain))
+    if all_found and gain[best] < LEAST_GAIN:
+        return Advice("stop")
+    z_um = float(candidates[best])
+    step_um = float(np.median(np.diff(imaged))) if len(imaged) > 1 else FULL_GAIN_UM
+    if gain[best] < LEAST_GAIN or 0 < z_um - deepest <= NEXT_STEPS * step_um:
+        return Advice("continue")
+    return Advice("acquire_at", z_um)

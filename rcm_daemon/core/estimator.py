@@ -1,0 +1,194 @@
+"""The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
+
+Because everything is read off the same two distributions, nothing can contradict: a slice is labelled DEJ
+from the slice on above which epidermis-DEJ lies more probably than not, and dermis likewise; the boundary
+depths are the medians between those slices. The distributions are in order, so the labels can never fall, and
+no junction thinner than the prior's thinnest is ever skipped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from rcm_daemon.core.advice import advise
+from rcm_daemon.core.mosaic import MosaicRule, mosaic_plan
+from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior, boundary_posterior
+from rcm_daemon.core.records import Boundary, Status, StrataEstimate
+from rcm_daemon.errors import InferenceError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rcm_daemon.core.mosaic import Place
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Um = Annotated[float, Field(gt=0, le=10_000)]
+N_SHARES = 4
+"""Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Levels(_Record):
+    """Quantile levels of a posterior that in truth hold 90 % between them, found on calibration patients.
+
+    Attributes
+    ----------
+    by_share
+        [quarter of the planned stack seen][epidermis-DEJ, DEJ-dermis] (low, high).
+    overall
+        [boundary] (low, high), where the planned length is not known.
+    """
+
+    by_share: Annotated[
+        tuple[tuple[tuple[Probability, Probability], ...], ...],
+        Field(min_length=N_SHARES, max_length=N_SHARES),
+    ]
+    overall: Annotated[tuple[tuple[Probability, Probability], ...], Field(min_length=2, max_length=2)]
+
+    def of(self, boundary: int, share_seen: float) -> tuple[float, float]:
+        """Levels (low, high) of a boundary; `share_seen` 0 = not known."""
+        if share_seen <= 0:
+            return self.overall[boundary]
+        quarter = min(N_SHARES - 1, max(0, int(np.ceil(share_seen * N_SHARES)) - 1))
+        return self.by_share[quarter][boundary]
+
+
+class EstimatorParameters(_Record):
+    """estimator.json of a bundle: the prior, and what was fitted on calibration patients.
+
+    Attributes
+    ----------
+    start_um, start_scale_um, thickness_um, thickness_scale_um, thinnest_um
+        See `BoundaryPrior`.
+    evidence_scale
+        Factor on the network's evidence, below 1 where it is surer than it should be.
+    found_probability
+        A boundary is found once it lies above the newest slice with this probability.
+    settled_probability
+        A label of at least this posterior probability changes in at most 1 % of the cases.
+    inside, forecast
+        Levels of a found boundary, and of one that lies ahead.
+    """
+
+    schema_name: Annotated[Literal["rcm-estimator-1"], Field(alias="schema")]
+    start_um: Um
+    start_scale_um: Um
+    thickness_um: Um
+    thickness_scale_um: Um
+    thinnest_um: Um
+    evidence_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    found_probability: Annotated[float, Field(ge=0.5, lt=1)]
+    settled_probability: Annotated[float, Field(ge=0.5, le=1)]
+    inside: Levels
+    forecast: Levels
+
+    @property
+    def prior(self) -> BoundaryPrior:
+        """The prior of both boundaries."""
+        return BoundaryPrior(
+            self.start_um, self.start_scale_um, self.thickness_um, self.thickness_scale_um, self.thinnest_um
+        )
+
+
+def monotone_estimate(
+    z_um: NDArray[np.float64],
+    weight: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    parameters: EstimatorParameters,
+    share_seen: float = 0.0,
+    rule: MosaicRule | None = None,
+) -> StrataEstimate:
+    """Estimate a partial stack.
+
+    Parameters
+    ----------
+    z_um, weight
+        [n >= 1] rising depths and trust 0..1.
+    probabilities, evidence
+        [n, 3] what the recurrent network gives.
+    parameters
+        The bundle's.
+    share_seen
+        Share of the planned stack seen, 0 = not known.
+    rule
+        Where mosaics are taken; none = the default rule.
+
+    Raises
+    ------
+    InferenceError
+        If the evidence leaves nothing possible.
+    """
+    posterior = boundary_posterior(
+        z_um,
+        evidence.astype(np.float64) * parameters.evidence_scale,
+        weight.astype(np.float64),
+        parameters.prior,
+    )
+    if not np.all(np.isfinite(posterior.cdf)):
+        raise InferenceError(
+            f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
+        )
+    statuses = tuple(_status(posterior, k, parameters.found_probability) for k in (0, 1))
+    medians_um = posterior.medians((statuses[0] == "inside", statuses[1] == "inside"))
+    first, second = (
+        _boundary(posterior, k, statuses[k], medians_um[k], parameters, share_seen) for k in (0, 1)
+    )
+    strata = posterior.strata
+    labels = _below(z_um, first) + _below(z_um, second)
+    settled = np.take_along_axis(strata, labels[:, None], axis=1)[:, 0] >= parameters.settled_probability
+    return StrataEstimate(
+        labels=labels,
+        probabilities=probabilities,
+        posterior=strata.astype(np.float32),
+        settled=settled,
+        boundaries=(first, second),
+        mosaic=mosaic_plan(_place(first, z_um[0]), _place(second, z_um[0]), rule or MosaicRule()),
+        advice=advise(posterior, all_found=first.status != "not_reached" != second.status),
+    )
+
+
+def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
+    """1 for each slice below a boundary, else 0; [n]."""
+    if boundary.found:
+        return (z_um >= boundary.um).astype(np.int64)
+    return np.full(len(z_um), boundary.status == "above_start", np.int64)
+
+
+def _status(posterior: BoundaryPosterior, k: int, found_probability: float) -> Status:
+    if posterior.above_start(k) >= 0.5:
+        return "above_start"
+    return "inside" if posterior.reached(k) >= found_probability else "not_reached"
+
+
+def _boundary(
+    posterior: BoundaryPosterior,
+    k: int,
+    status: Status,
+    um: float,
+    parameters: EstimatorParameters,
+    share_seen: float,
+) -> Boundary:
+    if status == "above_start":
+        return Boundary(status)
+    if status == "inside":
+        low_um, high_um = posterior.quantile(k, np.array(parameters.inside.of(k, share_seen))).tolist()
+        return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
+    low, high = parameters.forecast.of(k, share_seen)
+    um, low_um, high_um = posterior.forecast(k, np.array([0.5, low, high])).tolist()
+    return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
+
+
+def _place(boundary: Boundary, first_slice_um: float) -> Place:
+    """Where a boundary lies or is expected; one above the start is taken to lie at the first slice."""
+    if boundary.status == "above_start":
+        return first_slice_um, first_slice_um, first_slice_um
+    if boundary.found:
+        return boundary.um, boundary.low_um, boundary.high_um
+    return boundary.forecast_um, boundary.forecast_low_um, boundary.forecast_high_um

@@ -1,0 +1,218 @@
+"""The posterior over both boundary depths of a partial stack, exact over all pairs of gaps.
+
+Each boundary lies in one of the gaps between neighbouring slices, above the first slice, or below the newest
+one. For a pair of gaps (j of epidermis-DEJ, k of DEJ-dermis, k >= j)
+
+    P(j, k)  ~  M(j, k) exp(sum of h_i e_i(stratum of slice i under (j, k)))
+
+where e_i is the evidence of slice i for each stratum in nats a um, as the recurrent network gives it, h_i the
+depth in um that the slice stands for times its weight, and M the prior mass: epidermis-DEJ logistic below
+the first slice, the thickness of the junction logistic, cut off at a smallest one. The evidence splits into a
+part that depends on j and one that depends on k, so all pairs together are one matrix (a segmental model
+after Sarawagi and Cohen 2004, with two boundaries and therefore without a recursion).
+
+Depths nobody has imaged yet are gaps like the others, between slices without evidence: what lies there is
+the forecast.
+
+Shapes: n slices, F depths ahead, G = n + F + 1 gaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+WIDEST_UM = 6.0
+"""A slice stands for the depth half-way to its neighbours, at most for this much."""
+LONE_UM = 3.0
+"""What the only slice of a stack stands for: the thickness of an optical section."""
+AHEAD_UM = np.array([4.0, 8, 12, 16, 20, 26, 32, 40, 48, 58, 70, 84, 100, 120, 145, 175, 220])
+"""Depths below the newest slice at which the forecast is worked out."""
+N_ABOVE = 4
+"""Places a boundary above the first slice is taken to be at, equally likely under the prior's tail."""
+
+
+@dataclass(frozen=True)
+class BoundaryPrior:
+    """What is known of the boundaries before a slice is seen; all in um.
+
+    Attributes
+    ----------
+    start_um, start_scale_um
+        Location and scale of the logistic distribution of epidermis-DEJ below the stack's first slice. Weak:
+        a stack may begin anywhere.
+    thickness_um, thickness_scale_um
+        Location and scale of the logistic distribution of the distance between the boundaries.
+    thinnest_um
+        No junction is thinner.
+    """
+
+    start_um: float
+    start_scale_um: float
+    thickness_um: float
+    thickness_scale_um: float
+    thinnest_um: float
+
+
+@dataclass(frozen=True)
+class BoundaryPosterior:
+    """Distributions of both boundaries of one partial stack, and what follows for its slices.
+
+    Attributes
+    ----------
+    depths_um
+        [n + F] depths of the slices, then of places ahead.
+    joint
+        [G, G] probability of every pair of gaps, epidermis-DEJ by row.
+    cdf
+        [2, n + F] probability that each boundary lies above each of these depths.
+    n_slices
+        n.
+    """
+
+    depths_um: Floats
+    joint: Floats
+    cdf: Floats
+    n_slices: int
+
+    @property
+    def strata(self) -> Floats:
+        """[n, 3] probability of each stratum at each slice."""
+        first, second = self.cdf[:, : self.n_slices]
+        return np.stack([1.0 - first, first - second, second], axis=1)
+
+    def of_labels(self, labels: NDArray[np.int64]) -> float:
+        """Probability of the pair of gaps that labels [n], never falling, imply."""
+        rows, columns = (
+            slice(place, None) if place == self.n_slices else slice(place, place + 1)
+            for place in (int((labels < 1).sum()), int((labels < 2).sum()))
+        )
+        return float(self.joint[rows, columns].sum())
+
+    def above_start(self, boundary: int) -> float:
+        """Probability that a boundary (0 or 1) lies above the first slice."""
+        return float(self.cdf[boundary, 0])
+
+    def reached(self, boundary: int) -> float:
+        """Probability that a boundary lies above the newest slice."""
+        return float(self.cdf[boundary, self.n_slices - 1])
+
+    def quantile(self, boundary: int, level: float | Floats) -> Floats:
+        """Depth in um above which a boundary lies with probability `level`, linear within a gap.
+
+        Held inside the depths looked at: what lies above the first slice comes out at the first slice.
+        """
+        return np.asarray(np.interp(level, self.cdf[boundary], self.depths_um))
+
+    def forecast(self, boundary: int, level: float | Floats) -> Floats:
+        """Return the quantile of a boundary given that it lies below the newest slice."""
+        reached = self.reached(boundary)
+        last = self.cdf[boundary, -1]
+        return self.quantile(boundary, np.minimum(reached + np.asarray(level) * (1.0 - reached), last))
+
+    def medians(self, inside: tuple[bool, bool]) -> tuple[float, float]:
+        """Median depth of each boundary in um, given which of them lie between two slices.
+
+        Parameters
+        ----------
+        inside
+            For each boundary, whether it is taken to lie between two slices; one that is not is taken to lie
+            anywhere else. Given both, the second median is below the first by a slice or more, since no pair
+            of gaps of any probability is otherwise.
+        """
+        within = np.zeros(self.joint.shape[0], np.bool_)
+        within[1 : self.n_slices] = True
+        rows, columns = (within if there else ~within for there in inside)
+        block = self.joint * rows[:, None] * columns
+        marginals = block.sum(axis=1), block.sum(axis=0)
+        cumulated = [np.cumsum(marginal[:-1]) for marginal in marginals]
+        halves = [marginal.sum() / 2 for marginal in marginals]
+        first, second = (
+            float(np.interp(half, cdf, self.depths_um)) for half, cdf in zip(halves, cumulated, strict=True)
+        )
+        return first, second
+
+
+def depth_shares_um(z_um: Floats) -> Floats:
+    """Depth each slice stands for ([n], rising z): half-way to its neighbours, at most `WIDEST_UM`.
+
+    At an end of the stack the one gap there is counts on both sides.
+    """
+    if len(z_um) == 1:
+        return np.array([LONE_UM])
+    gaps = np.diff(z_um)
+    padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
+    return np.asarray(np.minimum((padded[:-1] + padded[1:]) / 2, WIDEST_UM))
+
+
+def boundary_posterior(
+    z_um: Floats, evidence: Floats, weight: Floats, prior: BoundaryPrior
+) -> BoundaryPosterior:
+    """Work out the posterior of a partial stack.
+
+    Parameters
+    ----------
+    z_um
+        [n >= 1] depths, rising.
+    evidence
+        [n, 3] nats a um for epidermis, DEJ, dermis.
+    weight
+        [n] trust in each slice, 0..1.
+    prior
+        The prior.
+    """
+    n = len(z_um)
+    depths = np.concatenate([z_um, z_um[-1] + AHEAD_UM])
+    summed = np.zeros((3, len(depths) + 1))
+    np.cumsum((evidence * (weight * depth_shares_um(z_um))[:, None]).T, axis=1, out=summed[:, 1 : n + 1])
+    summed[:, n + 1 :] = summed[:, n : n + 1]
+    first, second = summed[0] - summed[1], summed[1] - summed[2]
+    # Nothing that the prior allows is larger than this, so that the exponential cannot overflow.
+    largest = float((first + np.maximum.accumulate(second[::-1])[::-1]).max())
+    joint = (np.concatenate([np.full(N_ABOVE - 1, first[0]), first]) - largest)[:, None] + second
+    np.exp(np.minimum(joint, 0.0, out=joint), out=joint)
+    joint *= _prior_mass(depths - z_um[0], prior)
+    joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
+    joint = joint[N_ABOVE - 1 :]
+    joint /= joint.sum()
+    cdf = np.cumsum(np.stack([joint.sum(axis=1), joint.sum(axis=0)])[:, :-1], axis=1)
+    return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0), n)
+
+
+def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:
+    """Prior mass [N_ABOVE - 1 + G, G] of every pair of gaps; the gap above the start has `N_ABOVE` rows."""
+    edge = _logistic((below_first_um - prior.start_um) / prior.start_scale_um)
+    mass = np.diff(edge, prepend=0.0, append=1.0)
+    middle = (below_first_um[:-1] + below_first_um[1:]) / 2
+    # The tail of a logistic is an exponential of the same scale.
+    above = prior.start_scale_um * np.log((np.arange(N_ABOVE) + 0.5) / N_ABOVE)
+    place = np.concatenate([above, middle, below_first_um[-1:]])
+    mass = np.concatenate([np.full(N_ABOVE, mass[0] / N_ABOVE), mass[1:]])
+    # exp(-(z - place - thickness) / scale) is a factor a column times one a row: no exponential a pair.
+    scale = prior.thickness_scale_um
+    column = np.exp(np.clip(-(below_first_um - prior.thickness_um) / scale, -300.0, 300.0))
+    row = np.exp(np.clip(place / scale, -300.0, 300.0))
+    cut = float(_logistic(np.asarray((prior.thinnest_um - prior.thickness_um) / scale)))
+    within = np.multiply.outer(row, column)
+    within += 1.0
+    np.reciprocal(within, out=within)
+    within -= cut
+    np.maximum(within, 0.0, out=within)  # thinner than the thinnest
+    within *= (mass / (1.0 - cut))[:, None]
+    within[-1] = 0.0  # a first boundary below everything looked at has the second one below it too
+    pairs = np.empty((len(place), len(below_first_um) + 1))
+    pairs[:, 0] = within[:, 0]
+    np.subtract(within[:, 1:], within[:, :-1], out=pairs[:, 1:-1])
+    np.subtract(mass, within[:, -1], out=pairs[:, -1])
+    return np.maximum(pairs, 0.0, out=pairs)
+
+
+def _logistic(x: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -600.0, 600.0))))

@@ -1,0 +1,130 @@
+"""Calibration on made-up networks whose mistakes are known, and its way into a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from seeded_bundles import write_seeded_bundle
+
+from rcm_daemon.bundle.check import check_bundle
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.pipeline import Estimation, Recurrence
+from rcm_daemon.core.posterior import BoundaryPrior
+from rcm_daemon.errors import DataSetError
+from trainer.calibrate import calibrate, read_calibration, uncalibrated, write_calibration
+from trainer.data.manifest import LabelledStack
+from trainer.live_runs import live_run
+from trainer.live_scores import coverages, label_boundaries
+from trainer.networks.rcn import Architecture, RecurrentStrata
+
+PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
+ERROR_UM = 5.0
+
+
+def stacks(n_patients: int, seed: int) -> tuple[list[LabelledStack], list[np.ndarray]]:
+    """Stacks whose embeddings are where the boundaries seem to lie, off by a known scatter."""
+    rng = np.random.default_rng(seed)
+    made, embeddings = [], []
+    for patient in range(n_patients):
+        n_slices = int(rng.integers(30, 60))
+        z_um = np.arange(n_slices) * 3.0
+        first = rng.logistic(60, 9)
+        second = first + max(8.0, rng.logistic(45, 6))
+        seen = np.array([first, second]) + rng.normal(0, ERROR_UM, 2)
+        labels = (z_um >= first).astype(np.int64) + (z_um >= second)
+        made.append(
+            LabelledStack(
+                stack=f"s{patient}",
+                patient=f"p{patient}",
+                site="",
+                family="",
+                files=(Path("x.tif"),) * n_slices,
+                pages=tuple(range(n_slices)),
+                z_um=z_um,
+                pixel_size_um=0.5,
+                labels=labels,
+                readings={},
+            )
+        )
+        embeddings.append(np.repeat(seen[None].astype(np.float32), n_slices, axis=0))
+    return made, embeddings
+
+
+def overconfident(embeddings, z_um, weight) -> Recurrence:
+    """Evidence and probabilities far surer than the scatter warrants."""
+    first, second = embeddings[0]
+    sides = np.stack([first - z_um, np.minimum(z_um - first, second - z_um), z_um - second], axis=1)
+    sides -= sides.max(axis=1, keepdims=True)
+    probabilities = np.exp(sides) / np.exp(sides).sum(axis=1, keepdims=True)
+    return Recurrence(probabilities.astype(np.float32), np.clip(0.1 * sides, -0.6, 0.6).astype(np.float32))
+
+
+def coverage_of(parameters, seed: int) -> float:
+    made, embeddings = stacks(100, seed)
+    given = [
+        interval.holds
+        for stack, rows in zip(made, embeddings, strict=True)
+        for interval in coverages(
+            live_run(stack, rows, overconfident, Estimation(parameters)), label_boundaries(stack)
+        )
+        if interval.kind == "inside"
+    ]
+    return float(np.mean(given))
+
+
+def test_intervals_of_an_overconfident_network_are_widened_until_they_hold() -> None:
+    found = calibrate(*stacks(100, 0), overconfident, PRIOR)
+    before = coverage_of(uncalibrated(PRIOR), 1)
+    after = coverage_of(found.parameters, 1)
+    assert before < 0.8
+    assert 0.85 < after < 0.95
+    assert found.temperature > 1.5
+    assert found.parameters.evidence_scale < 1
+
+
+def test_settled_labels_hardly_ever_change() -> None:
+    found = calibrate(*stacks(80, 2), overconfident, PRIOR)
+    made, embeddings = stacks(60, 3)
+    n_settled = n_changed = 0
+    for stack, rows in zip(made, embeddings, strict=True):
+        run = live_run(stack, rows, overconfident, Estimation(found.parameters))
+        final = run.estimates[-1].labels
+        for estimate in run.estimates:
+            n = len(estimate.labels)
+            n_settled += int(estimate.settled.sum())
+            n_changed += int((estimate.settled & (estimate.labels != final[:n])).sum())
+    assert n_settled > 1000
+    assert n_changed / n_settled < 0.02
+
+
+def test_too_few_patients_are_refused() -> None:
+    with pytest.raises(DataSetError, match="20 patients or more"):
+        calibrate(*stacks(5, 0), overconfident, PRIOR)
+
+
+def test_a_calibration_belongs_to_one_network(tmp_path) -> None:
+    torch.manual_seed(0)
+    network = RecurrentStrata(Architecture(segmental=True))
+    found = calibrate(*stacks(25, 0), overconfident, PRIOR)
+    assert read_calibration(tmp_path, network) is None
+    path = write_calibration(tmp_path, found, network)
+    content = json.loads(path.read_text())
+    assert read_calibration(tmp_path / "best.pt", network) == content
+    with pytest.raises(DataSetError, match="was fitted to another"):
+        read_calibration(tmp_path, RecurrentStrata(Architecture(segmental=True)))
+
+
+def test_a_live_network_goes_to_a_bundle_with_its_calibration(tmp_path) -> None:
+    folder = write_seeded_bundle(tmp_path, "live")
+    bundle = load_verified(folder)
+    networks = Networks.open(bundle, "cpu", 1)
+    assert bundle.manifest.rcn_inputs == ("embeddings", "z_um", "weight")
+    assert networks.estimator_parameters is not None
+    report = check_bundle(folder, "cpu")
+    assert report.ok, report.items
+    assert {"golden probabilities", "golden evidence"} <= {item.what for item in report.items}

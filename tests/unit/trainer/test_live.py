@@ -1,0 +1,141 @@
+"""Live figures against cases worked by hand, and the whole live evaluation on a tiny set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seeded_bundles import write_seeded_bundle
+from trainer_commands import run
+
+from rcm_daemon.core.pipeline import Estimation, Recurrence
+from rcm_daemon.core.posterior import BoundaryPrior
+from rcm_daemon.core.records import Boundary, StrataEstimate
+from trainer.advised import advised_run
+from trainer.calibrate import uncalibrated
+from trainer.data.manifest import LabelledStack
+from trainer.live_runs import again, live_run
+from trainer.live_scores import announce, count, coverages
+
+PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
+NOT = Boundary()
+
+
+def at(um: float, low: float = 0.0, high: float = 0.0) -> Boundary:
+    return Boundary("inside", um=um, low_um=low, high_um=high)
+
+
+def said(*first: Boundary) -> list[StrataEstimate]:
+    """Estimates whose first boundary is given after each slice, the second never found."""
+    nothing = np.zeros((0, 3), np.float32)
+    return [
+        StrataEstimate(np.zeros(0, np.int64), nothing, nothing, np.zeros(0, np.bool_), (boundary, NOT))
+        for boundary in first
+    ]
+
+
+LABELS = np.array([0, 0, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "wait", "expected"),
+    [
+        ((NOT, NOT, NOT, at(5), at(5), at(6)), 1, (2, 3, 3, False, False)),
+        ((NOT, at(2), NOT, at(5), at(5), at(5)), 1, (2, 1, 3, True, False)),
+        ((NOT, at(2), NOT, at(5), at(5), at(5)), 2, (2, 4, 4, False, False)),
+        ((NOT, NOT, at(5), at(5), at(5), at(12)), 1, (2, 2, 2, False, True)),
+        ((NOT, NOT, at(5), at(5), at(5), NOT), 1, (2, 2, None, True, False)),
+        ((NOT,) * 6, 1, (2, None, None, False, False)),
+        ((at(1),) * 6, 1, (2, 0, 0, False, False)),
+    ],
+)
+def test_announcements_by_hand(boundaries, wait, expected) -> None:
+    found = announce(said(*boundaries), LABELS, 0, wait)
+    assert (found.crossed, found.first, found.for_good, found.withdrawn, found.moved) == expected
+    late = expected[2]
+    assert found.delay == (float("inf") if late is None else late - 2)
+
+
+def test_a_boundary_the_stack_does_not_have_has_no_delay() -> None:
+    found = announce(said(NOT, NOT), np.array([1, 1]), 0)
+    assert found.crossed is None
+    assert np.isnan(found.delay)
+
+
+def a_stack(n_slices: int = 50) -> LabelledStack:
+    z_um = np.arange(n_slices) * 3.0
+    return LabelledStack(
+        stack="s",
+        patient="p",
+        site="",
+        family="",
+        files=(Path("x.tif"),) * n_slices,
+        pages=tuple(range(n_slices)),
+        z_um=z_um,
+        pixel_size_um=0.5,
+        labels=(z_um > 60).astype(np.int64) + (z_um > 105),
+        readings={},
+    )
+
+
+def clear(embeddings, z_um, weight) -> Recurrence:
+    rows = np.eye(3, dtype=np.float32)[(z_um > 60).astype(int) + (z_um > 105)]
+    return Recurrence(rows, 0.5 * rows)
+
+
+def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
+    stack = a_stack()
+    done = live_run(stack, np.zeros((50, 4), np.float32), clear, Estimation(uncalibrated(PRIOR)))
+    counts = count(done)
+    assert counts.final == counts.n_slices == 50
+    assert 45 <= counts.newest <= 50
+    assert counts.n_impossible == 0
+    assert counts.by_fraction[:, 1].sum() == 50 * 51 / 2
+    first, second = counts.announcements
+    assert first.delay <= 2
+    assert second.delay <= 2
+    assert not (first.withdrawn or first.moved or second.withdrawn or second.moved)
+    assert (
+        again(done, Estimation(uncalibrated(PRIOR))).estimates[-1].boundaries == done.estimates[-1].boundaries
+    )
+
+
+def test_intervals_hold_or_not() -> None:
+    stack = a_stack(6)
+    done = live_run(stack, np.zeros((6, 4), np.float32), clear, Estimation())
+    estimates = said(NOT, NOT, at(5, 4, 6), at(5, 4, 9), at(5, 6, 7), at(5, 4, 6))
+    given = coverages(type(done)(stack, tuple(estimates), done.given), (5.5, None))
+    assert [one.holds for one in given] == [False, False, True, True, False, True]
+    assert [one.kind for one in given] == ["forecast"] * 2 + ["inside"] * 4
+    assert given[3].width_um == 5
+
+
+def test_advice_finds_both_boundaries_with_a_part_of_the_slices() -> None:
+    stack = a_stack()
+    advised = advised_run(stack, np.zeros((50, 4), np.float32), clear, Estimation(uncalibrated(PRIOR)))
+    assert len(set(advised.taken)) == len(advised.taken) <= 25
+    first, second = advised.estimate.boundaries
+    assert first.um == pytest.approx(61.5, abs=3)
+    assert second.um == pytest.approx(106.5, abs=3)
+
+
+def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path, tmp_path) -> None:
+    ours = write_seeded_bundle(tmp_path / "ours", "live")
+    theirs = write_seeded_bundle(tmp_path / "theirs", "full-bigru")
+    text = run(
+        "evaluate", ours, "--beside", theirs, "--live", "--out", tmp_path / "report",
+        "--data", work / "data", "--split", work / "cnn" / "split.json", "--workers", "1",
+    )  # fmt: skip
+    (one,) = json.loads((tmp_path / "report" / "evaluation.json").read_text())["sets"]
+    assert list(one["live"]) == ["live", "full-bigru"]
+    assert one["live"]["live"]["n_impossible"] == 0
+    assert one["methods"]["live"]["impossible"]["total"] == 0
+    assert "live, read as the paper does" in one["methods"]
+    assert set(one["live"]["live"]["coverage"]) == {"inside", "forecast"}
+    assert "coverage" not in one["live"]["full-bigru"]
+    assert 0 < one["live"]["live"]["advice"]["share_used"] <= 1
+    for heading in ("Live labels", "Announcing", "Coverage of 90 % intervals", "Under advice"):
+        assert f"### {heading}" in text
+    assert (tmp_path / "report" / "live-1.png").stat().st_size > 10_000

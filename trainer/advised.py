@@ -1,0 +1,47 @@
+"""A stack acquired under advice: the next slice is the one asked for, among those that were recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+
+if TYPE_CHECKING:
+    from rcm_daemon.core.pipeline import Estimation, Recurrent
+    from rcm_daemon.core.records import StrataEstimate
+    from trainer.data.manifest import LabelledStack
+
+
+@dataclass(frozen=True)
+class AdvisedRun:
+    """Slices taken, in the order they were asked for, and the last estimate."""
+
+    taken: tuple[int, ...]
+    estimate: StrataEstimate
+
+
+def advised_run(
+    stack: LabelledStack, embeddings_NE: np.ndarray, recurrent: Recurrent, estimation: Estimation
+) -> AdvisedRun:
+    """Begin at the first slice and follow the advice until it says stop or nothing is left to take.
+
+    Where a depth is asked for, the nearest slice not taken yet is; `continue` takes the next deeper one.
+    """
+    taken, partial = [0], PartialStack()
+    while True:
+        index = taken[-1]
+        partial = partial.with_slices(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
+        given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
+        estimate = estimation.estimate(partial, given)
+        left = np.setdiff1d(np.arange(stack.n_slices), taken)
+        if estimate.advice.kind in ("stop", "none") or len(left) == 0:
+            return AdvisedRun(tuple(taken), estimate)
+        if estimate.advice.kind == "acquire_at":
+            nearest = left[np.argmin(np.abs(stack.z_um[left] - estimate.advice.z_um))]
+        else:
+            deeper = left[left > max(taken)]
+            nearest = deeper[0] if len(deeper) else left[-1]
+        taken.append(int(nearest))

@@ -1,0 +1,322 @@
+"""Calibration of a live network on patients used for nothing else: temperature, intervals, settled labels.
+
+The evidence is scaled to where the readers' boundaries are likeliest. Intervals are corrected the conformal
+way (Chernozhukov, Wuthrich and Zhu 2021, "Distributional conformal prediction"): for every interval the
+posterior would give on calibration stacks, where in its own distribution does the readers' boundary lie? The
+5 % and 95 % points of these ranks, patients counting alike, are the levels that hold 90 % of the boundaries;
+they are taken a little farther out for the finite number of patients.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcm_daemon.core.estimator import N_SHARES, EstimatorParameters, Levels
+from rcm_daemon.core.message import INTERVAL
+from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.posterior import boundary_posterior
+from rcm_daemon.core.records import BOUNDARIES
+from rcm_daemon.errors import DataSetError
+from trainer.live_runs import again, live_run
+from trainer.progress import progress_bar
+from trainer.run_folder import state_digest, this_command
+from trainer.scores import depths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rcm_daemon.core.pipeline import Recurrent
+    from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior
+    from trainer.data.manifest import LabelledStack
+    from trainer.live_runs import LiveRun
+    from trainer.networks.rcn import RecurrentStrata
+
+CALIBRATION_SCHEMA = "rcm-calibration-1"
+CALIBRATION_NAME = "calibration.json"
+FOUND_PROBABILITY = 0.5
+SETTLED_CHANGES = 0.008
+"""Share of settled labels that may change on calibration stacks: 1 % with something to spare."""
+FEWEST_PATIENTS = 20
+"""A quarter of the stack with fewer patients than this takes the levels of all quarters together."""
+SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
+EVERY = 4
+TEMPERATURES = np.geomspace(0.5, 4.0, 85)
+OUTERMOST = 0.002
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where in its distribution the readers' boundary lay, 0..1, when a share of the stack was seen."""
+
+    patient: str
+    boundary: int
+    inside: bool
+    share_seen: float
+    rank: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found; `content` is what calibration.json holds."""
+
+    temperature: float
+    parameters: EstimatorParameters
+    n_stacks: int
+    n_patients: int
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As plain types."""
+        return {
+            "schema": CALIBRATION_SCHEMA,
+            "temperature": self.temperature,
+            "estimator": self.parameters.model_dump(mode="json", by_alias=True),
+            "n_stacks": self.n_stacks,
+            "n_patients": self.n_patients,
+        }
+
+
+def write_calibration(folder: Path, found: Calibration, network: RecurrentStrata) -> Path:
+    """Write calibration.json into the network's run folder; returns its path."""
+    path = folder / CALIBRATION_NAME
+    content = {
+        **found.content,
+        "network_digest": state_digest(network.state_dict()),
+        "command": this_command(),
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read_calibration(checkpoint: Path, network: RecurrentStrata) -> dict[str, Any] | None:
+    """Read the calibration of a run folder or a checkpoint in it, None where nobody calibrated it.
+
+    Raises
+    ------
+    DataSetError
+        If it is that of other weights.
+    """
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / CALIBRATION_NAME
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content.get("network_digest") != state_digest(network.state_dict()):
+        raise DataSetError(
+            f"a calibration belongs to one network, {path} was fitted to another: calibrate anew"
+        )
+    return content
+
+
+def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> EstimatorParameters:
+    """Give the estimator of a network nobody calibrated: the posterior's own levels, little settled."""
+    edge = (1 - INTERVAL) / 2
+    levels = _levels(np.array([edge, 1 - edge]))
+    return _parameters(prior, evidence_scale, levels, levels, 0.999)
+
+
+def calibrate(
+    stacks: Sequence[LabelledStack],
+    embeddings: Sequence[np.ndarray],
+    recurrent: Recurrent,
+    prior: BoundaryPrior,
+) -> Calibration:
+    """Calibrate on stacks of patients used for nothing else.
+
+    Parameters
+    ----------
+    stacks, embeddings
+        Calibration stacks, and the embeddings float32 [n, 256] of each.
+    recurrent
+        The network, its probabilities as trained.
+    prior
+        Its prior.
+
+    Raises
+    ------
+    DataSetError
+        If there are too few patients.
+    """
+    patients = {stack.patient for stack in stacks}
+    if len(patients) < FEWEST_PATIENTS:
+        raise DataSetError(
+            f"a calibration needs {FEWEST_PATIENTS} patients or more that nothing else was fitted on, "
+            f"got {len(patients)}"
+        )
+    plain = Estimation()
+    with progress_bar("running the network", len(stacks), "stacks") as advance:
+        runs = []
+        for stack, rows_NE in zip(stacks, embeddings, strict=True):
+            runs.append(live_run(stack, rows_NE, recurrent, plain))
+            advance(1, "")
+    scale = _fit_scale(runs, prior)
+    estimation = Estimation(uncalibrated(prior, scale))
+    ranks: list[Rank] = []
+    confidences: list[tuple[np.ndarray, np.ndarray]] = []
+    with progress_bar("calibrating", len(stacks), "stacks") as advance:
+        for run in runs:
+            ranks.extend(_ranks(run, prior, scale))
+            confidences.append(_confidences(run, estimation))
+            advance(1, "")
+    answers = [
+        (given.probabilities, run.stack.labels[: len(given.probabilities)])
+        for run in runs
+        for given in run.given
+    ]
+    parameters = _parameters(
+        prior,
+        scale,
+        _fit_levels(ranks, inside=True),
+        _fit_levels(ranks, inside=False),
+        _fit_settled(confidences),
+    )
+    return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
+
+
+def _parameters(
+    prior: BoundaryPrior, evidence_scale: float, inside: Levels, forecast: Levels, settled_probability: float
+) -> EstimatorParameters:
+    return EstimatorParameters.model_validate(
+        {
+            "schema": "rcm-estimator-1",
+            **{name: round(value, 4) for name, value in vars(prior).items()},
+            "evidence_scale": round(evidence_scale, 4),
+            "found_probability": FOUND_PROBABILITY,
+            "settled_probability": settled_probability,
+            "inside": inside,
+            "forecast": forecast,
+        }
+    )
+
+
+def _posteriors(
+    run: LiveRun, prior: BoundaryPrior, scale: float, every: int = 1
+) -> Iterator[BoundaryPosterior]:
+    for given in run.given[::every]:
+        if given.evidence is None:
+            raise DataSetError("a calibration needs a segmental network, this one gives no evidence")
+        seen = len(given.evidence)
+        evidence = given.evidence.astype(np.float64) * scale
+        yield boundary_posterior(run.stack.z_um[:seen], evidence, np.ones(seen), prior)
+
+
+def _fit_scale(runs: Sequence[LiveRun], prior: BoundaryPrior) -> float:
+    """Scale of the evidence under which the readers' boundaries are likeliest, over every fourth prefix."""
+    losses = []
+    for scale in SCALES:
+        likely = [
+            posterior.of_labels(run.stack.labels[: posterior.n_slices])
+            for run in runs
+            for posterior in _posteriors(run, prior, scale, EVERY)
+        ]
+        losses.append(-float(np.log(np.maximum(likely, 1e-12)).mean()))
+    return float(SCALES[int(np.argmin(losses))])
+
+
+def _ranks(run: LiveRun, prior: BoundaryPrior, scale: float) -> list[Rank]:
+    stack, found = run.stack, []
+    true_um = depths(stack.labels, stack.z_um)
+    for posterior in _posteriors(run, prior, scale):
+        seen = posterior.n_slices
+        for k in range(len(BOUNDARIES)):
+            if posterior.above_start(k) >= 0.5 or stack.labels[0] > k:
+                continue
+            reached = posterior.reached(k)
+            cdf = posterior.cdf[k]
+            truth = true_um[k]
+            # A boundary the stack never comes to lies somewhere below it: the middle of what is left.
+            last = float(np.interp(stack.z_um[-1], posterior.depths_um, cdf))
+            rank = (1 + last) / 2 if truth is None else float(np.interp(truth, posterior.depths_um, cdf))
+            inside = reached >= FOUND_PROBABILITY
+            if not inside:
+                if truth is not None and truth <= stack.z_um[seen - 1]:
+                    rank = 0.0  # it was passed and not noticed yet
+                else:
+                    rank = (rank - reached) / max(1 - reached, 1e-9)
+            found.append(Rank(stack.patient, k, inside, seen / stack.n_slices, rank))
+    return found
+
+
+def _fit_levels(ranks: Sequence[Rank], *, inside: bool) -> Levels:
+    chosen = [rank for rank in ranks if rank.inside == inside]
+    overall = [_edges([rank for rank in chosen if rank.boundary == k]) for k in range(len(BOUNDARIES))]
+    by_share = []
+    for quarter in range(N_SHARES):
+        of_quarter = [
+            rank
+            for rank in chosen
+            if min(N_SHARES - 1, int(np.ceil(rank.share_seen * N_SHARES)) - 1) == quarter
+        ]
+        pairs = []
+        for k in range(len(BOUNDARIES)):
+            own = [rank for rank in of_quarter if rank.boundary == k]
+            enough = len({rank.patient for rank in own}) >= FEWEST_PATIENTS
+            pairs.append(_edges(own) if enough else overall[k])
+        by_share.append(tuple(pairs))
+    return Levels(by_share=tuple(by_share), overall=tuple(overall))
+
+
+def _edges(ranks: Sequence[Rank]) -> tuple[float, float]:
+    """Weighted 5 % and 95 % points, every patient counting alike."""
+    edge = (1 - INTERVAL) / 2
+    if not ranks:
+        return edge, 1 - edge
+    values = np.array([rank.rank for rank in ranks])
+    names, patient_of, counts = np.unique(
+        np.array([rank.patient for rank in ranks]), return_inverse=True, return_counts=True
+    )
+    weights = 1.0 / counts[patient_of]
+    order = np.argsort(values, kind="stable")
+    place = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
+    outer = edge * (1 - 1 / len(names))
+    low, high = np.interp([outer, 1 - outer], place, values[order])
+    return round(float(np.clip(low, OUTERMOST, 0.5)), 4), round(float(np.clip(high, 0.5, 1 - OUTERMOST)), 4)
+
+
+def _levels(pair: np.ndarray) -> Levels:
+    both = ((float(pair[0]), float(pair[1])),) * len(BOUNDARIES)
+    return Levels(by_share=(both,) * N_SHARES, overall=both)
+
+
+def _confidences(run: LiveRun, estimation: Estimation) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior probability of every label given, and whether it changed later."""
+    estimates = again(run, estimation).estimates
+    labels = [estimate.labels for estimate in estimates]
+    n = len(labels)
+    changes = np.zeros(n, np.bool_)  # of each slice, after the prefix looked at
+    probabilities, changed = [], []
+    for seen in range(n, 0, -1):
+        own = np.take_along_axis(estimates[seen - 1].posterior, labels[seen - 1][:, None], axis=1)[:, 0]
+        if seen < n:
+            changes[:seen] |= labels[seen][:seen] != labels[seen - 1]
+        probabilities.append(own)
+        changed.append(changes[:seen].copy())
+    return np.concatenate(probabilities), np.concatenate(changed)
+
+
+def _fit_settled(confidences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Smallest probability above which so few labels change as may."""
+    probability = np.concatenate([p for p, _ in confidences])
+    changed = np.concatenate([c for _, c in confidences])
+    order = np.argsort(-probability, kind="stable")
+    rate = np.cumsum(changed[order]) / np.arange(1, len(order) + 1)
+    allowed = np.flatnonzero(rate <= SETTLED_CHANGES)
+    threshold = float(probability[order[allowed[-1]]]) if len(allowed) else 1.0
+    return round(min(1.0, max(0.5, threshold)), 5)
+
+
+def _fit_temperature(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Temperature of the smallest negative log likelihood over all prefixes."""
+    logarithms = np.log(np.maximum(np.concatenate([p for p, _ in answers]).astype(np.float64), 1e-12))
+    labels = np.concatenate([own for _, own in answers])
+    losses = []
+    for temperature in TEMPERATURES:
+        scaled = logarithms / temperature
+        scaled -= scaled.max(axis=1, keepdims=True)
+        total = np.log(np.exp(scaled).sum(axis=1))
+        losses.append(float((total - scaled[np.arange(len(labels)), labels]).mean()))
+    return round(float(TEMPERATURES[int(np.argmin(losses))]), 4)

@@ -1,0 +1,70 @@
+"""The command `rcm-trainer calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    data: Annotated[Path, typer.Option(help="Data set: a manifest, or the folder that holds it.")],
+    cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN.")],
+    rcn: Annotated[Path, typer.Option(help="Run folder of the live network trained on it.")],
+    split: Annotated[Path | None, typer.Option(help="A split.json. [default: the network's own]")] = None,
+    part: Annotated[
+        str, typer.Option(help="Part of the split: patients nothing else has used.")
+    ] = "calibration",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for prepared slices and embeddings. [default: DATA/cache]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes that prepare slices.")] = 2,
+) -> None:
+    """Calibrate a live network's probabilities and intervals on patients of their own, before its export."""
+    import torch
+
+    from rcm_daemon.errors import DataSetError
+    from trainer.calibrate import calibrate as fit
+    from trainer.calibrate import write_calibration
+    from trainer.data.manifest import load_data_set
+    from trainer.data.prepared import prepare
+    from trainer.data.split import PARTS, load_split
+    from trainer.embeddings import embed_set
+    from trainer.offline import graph_runner
+    from trainer.precision import choose_device
+    from trainer.train_cnn import load_cnn
+    from trainer.train_rcn import load_rcn
+
+    if part not in PARTS:
+        raise DataSetError(f"a part of a split must be one of {', '.join(PARTS)}, got {part}")
+    if threads > 0:
+        torch.set_num_threads(threads)
+    network = load_cnn(cnn)[0]
+    recurrent = load_rcn(rcn)[0]
+    if recurrent.likelihood is None:
+        raise DataSetError(f"a calibration is for networks of the preset live, {rcn} is none")
+    data_set = load_data_set(data)
+    indices = load_split(split or rcn / "split.json", data_set).stack_indices(data_set, part).tolist()
+    where = cache or data_set.path.parent / "cache"
+    prepared = prepare(data_set, network.size, where, workers)
+    embeddings_TE = embed_set(network, prepared, {0: indices}, where, choose_device(device))[0]
+    starts = data_set.starts
+    found = fit(
+        [data_set.stacks[index] for index in indices],
+        [embeddings_TE[starts[index] : starts[index + 1]] for index in indices],
+        graph_runner(recurrent),
+        recurrent.likelihood.prior(),
+    )
+    path = write_calibration(rcn, found, recurrent)
+    typer.echo(f"wrote {path}: {found.n_stacks} stacks of {found.n_patients} patients")
+    typer.echo(f"temperature {found.temperature:g}")
+    for kind in ("inside", "forecast"):
+        levels = getattr(found.parameters, kind)
+        for k, boundary in enumerate(("epidermis-DEJ", "DEJ-dermis")):
+            quarters = "  ".join(f"{low:.3f}-{high:.3f}" for low, high in (q[k] for q in levels.by_share))
+            low, high = levels.overall[k]
+            typer.echo(f"{kind:8} {boundary:13} levels {low:.3f}-{high:.3f}, by quarter {quarters}")
+    typer.echo(f"settled from a probability of {found.parameters.settled_probability:g}")

@@ -1,0 +1,206 @@
+"""Bundles as the daemon runs them: every prefix of every stack, beside one another.
+
+Shapes: S stacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.records import BOUNDARIES
+from trainer.advised import advised_run
+from trainer.bootstrap import interval, patient_weights, resampled, weighted_median
+from trainer.live_runs import again, live_run
+from trainer.live_scores import LiveCounts, count, coverages, label_boundaries
+from trainer.metrics import boundary_error_um
+from trainer.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rcm_daemon.bundle.sessions import Networks
+    from trainer.live_scores import Announcement, Coverage
+    from trainer.offline import StackRun
+
+FOUND_PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Working points of the monotone estimator; the first is the bundle's own."""
+WAITS = (1, 2, 3, 4, 6, 8)
+"""Working points of the paper's reading: announce once found at so many slices running."""
+KINDS = ("inside", "forecast")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one bundle said of one stack, at its own working point and at the others."""
+
+    counts: tuple[LiveCounts, ...]
+    coverages: list[Coverage]
+    advised: dict[str, float] | None
+
+
+def live_evaluation(
+    runs: Sequence[StackRun], names: Sequence[str], bundles: Sequence[Networks]
+) -> dict[str, Any]:
+    """Replay stacks slice by slice through bundles.
+
+    Parameters
+    ----------
+    runs
+        Stacks with the embeddings of each bundle.
+    names, bundles
+        The bundles; those of kind context are left out.
+
+    Returns
+    -------
+    dict
+        By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, the same accuracies by
+        twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals and
+        forecasts, and `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over
+        patients.
+    """
+    weights = patient_weights([run.stack.patient for run in runs])
+    found = {}
+    for number, (name, networks) in enumerate(zip(names, bundles, strict=True)):
+        if networks.manifest.kind == "context":
+            continue
+        with progress_bar(f"slice by slice: {name}", len(runs), "stacks") as advance:
+            seen = []
+            for run in runs:
+                seen.append(_replay(run, number, networks))
+                advance(1, "")
+        points = [str(p) for p in _working_points(networks)]
+        found[name] = _summary(runs, seen, points, weights)
+    return found
+
+
+def _working_points(networks: Networks) -> tuple[float, ...] | tuple[int, ...]:
+    return FOUND_PROBABILITIES if networks.estimator_parameters else WAITS
+
+
+def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
+    stack, parameters = run.stack, networks.estimator_parameters
+    own = live_run(stack, run.embeddings[number], networks.recur, Estimation(parameters))
+    if parameters is None:
+        return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
+    others = [
+        again(own, Estimation(parameters.model_copy(update={"found_probability": found})))
+        for found in FOUND_PROBABILITIES
+        if found != parameters.found_probability
+    ]
+    advised = advised_run(stack, run.embeddings[number], networks.recur, Estimation(parameters))
+    true_um = run.consensus_um or label_boundaries(stack)
+    errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
+    for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
+        for k, boundary in enumerate(BOUNDARIES):
+            place = estimate.boundaries[k]
+            error = boundary_error_um(
+                label_boundaries(stack)[k], place.um if place.found else None, stack.z_um
+            )
+            errors[f"{which}_{boundary}_um"] = float("nan") if error is None else error
+    return _Seen(tuple(map(count, (own, *others))), coverages(own, true_um), errors)
+
+
+def _summary(
+    runs: Sequence[StackRun], seen: Sequence[_Seen], points: Sequence[str], weights: np.ndarray
+) -> dict[str, Any]:
+    own = [one.counts[0] for one in seen]
+    labels = np.array([[c.newest, c.final, c.n_slices] for c in own], float)
+    result: dict[str, Any] = {
+        "newest": float(labels[:, 0].sum() / labels[:, 2].sum()),
+        "newest_interval": resampled(partial(_share, 0), labels, weights),
+        "final": float(labels[:, 1].sum() / labels[:, 2].sum()),
+        "final_interval": resampled(partial(_share, 1), labels, weights),
+        "n_impossible": sum(c.n_impossible for c in own),
+        "newest_by_fraction": _ratios(sum(c.newest_by_fraction for c in own)),
+        "all_by_fraction": _ratios(sum(c.by_fraction for c in own)),
+        "announcing": {
+            boundary: {
+                point: _announcing([one.counts[place].announcements[k] for one in seen], runs, k, weights)
+                for place, point in enumerate(points)
+            }
+            for k, boundary in enumerate(BOUNDARIES)
+        },
+    }
+    if seen[0].advised is not None:
+        result["coverage"] = {
+            kind: _coverage([[c for c in one.coverages if c.kind == kind] for one in seen], weights)
+            for kind in KINDS
+        }
+        advised = [one.advised for one in seen if one.advised]
+        result["advice"] = {
+            key: float(np.nanmedian(values) if key == "share_used" else np.nanmean(values))
+            for key in advised[0]
+            if (values := np.array([one[key] for one in advised])).size
+        }
+    return result
+
+
+def _share(place: int, sums: np.ndarray) -> float:
+    return float(sums[place] / sums[2])
+
+
+def _ratios(sums: Any) -> list[float]:
+    return [round(float(right / total), 4) if total else float("nan") for right, total in sums]
+
+
+def _announcing(
+    found: Sequence[Announcement], runs: Sequence[StackRun], k: int, weights: np.ndarray
+) -> dict[str, Any]:
+    there = np.array([one.crossed is not None for one in found])
+    delays = np.array([one.delay for one in found])
+    # One that is never announced is late by more than any.
+    late = np.where(np.isinf(delays), 1e9, delays)
+    announced = np.array([one.first is not None for one in found])
+    gone = np.array([one.withdrawn or one.moved for one in found])
+    counts = np.stack([gone & announced, announced], axis=1).astype(float)
+    median_um = [
+        float(run.stack.z_um[one.for_good] - true)
+        for one, run in zip(found, runs, strict=True)
+        if one.for_good is not None and (true := label_boundaries(run.stack)[k]) is not None
+    ]
+    return {
+        "n": int(there.sum()),
+        "n_never": int(np.isinf(delays[there]).sum()),
+        "median_delay_slices": float(np.median(late[there])) if there.any() else float("nan"),
+        "median_delay_slices_interval": interval(weighted_median(late[there], weights[:, there])),
+        "median_delay_um": float(np.median(median_um)) if median_um else float("nan"),
+        "share_withdrawn_or_moved": float(counts[:, 0].sum() / max(1.0, counts[:, 1].sum())),
+        "share_withdrawn_or_moved_interval": resampled(
+            lambda sums: float(sums[0] / max(1.0, sums[1])), counts, weights
+        ),
+    }
+
+
+def _coverage(given: Sequence[Sequence[Coverage]], weights: np.ndarray) -> dict[str, Any]:
+    """Share of intervals that held: over all, for each boundary, and for each quarter of the stack."""
+    result = {}
+    cuts: list[tuple[str, Any]] = [("all", lambda c: True)]
+    cuts += [(name, partial(_is_of, k)) for k, name in enumerate(BOUNDARIES)]
+    cuts += [(f"quarter_{q + 1}", partial(_is_in, q)) for q in range(4)]
+    for name, chosen in cuts:
+        sums = np.array(
+            [[sum(c.holds for c in own if chosen(c)), sum(1 for c in own if chosen(c))] for own in given],
+            float,
+        )
+        widths = [c.width_um for own in given for c in own if chosen(c)]
+        total = sums.sum(axis=0)
+        result[name] = {
+            "share": float(total[0] / total[1]) if total[1] else float("nan"),
+            "interval": resampled(lambda s: float(s[0] / s[1]) if s[1] else float("nan"), sums, weights),
+            "n": int(total[1]),
+            "median_width_um": float(np.median(widths)) if widths else float("nan"),
+        }
+    return result
+
+
+def _is_of(k: int, one: Coverage) -> bool:
+    return one.boundary == k
+
+
+def _is_in(quarter: int, one: Coverage) -> bool:
+    return quarter / 4 < one.share_seen <= (quarter + 1) / 4

@@ -1,0 +1,78 @@
+"""A live evaluation as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcm_daemon.core.records import BOUNDARIES
+from trainer.markdown_tables import BOUNDARY_NAMES, table
+
+ABOUT = (
+    "Every stack replayed slice by slice. A boundary is announced for good at the slice from which on it "
+    "stays found; the delay counts from the first slice below it by the readers. Taken back or moved: "
+    "announced, and later not found or more than 6 um from where it was first said to be. Under advice, the "
+    "next slice is the recorded one nearest to the depth asked for."
+)
+
+
+def live_markdown(live: dict[str, Any]) -> list[str]:
+    """Write what `live_evaluation` gives as lines of Markdown."""
+    lines = ["", ABOUT]
+    head = ["method", "newest slice %", "final %", "impossible transitions"]
+    rows = [
+        [name, _percent(one, "newest"), _percent(one, "final"), str(one["n_impossible"])]
+        for name, one in live.items()
+    ]
+    lines += table("Live labels", head, rows)
+    head = ["method", "boundary", "median delay, slices", "um", "never", "taken back or moved %"]
+    rows = []
+    for name, one in live.items():
+        for boundary in BOUNDARIES:
+            point = next(iter(one["announcing"][boundary].values()))
+            low, high = point["median_delay_slices_interval"]
+            delay = f"{point['median_delay_slices']:.1f} [{low:.1f}, {high:.1f}]"
+            never = f"{point['n_never']} of {point['n']}"
+            gone = _percent(point, "share_withdrawn_or_moved")
+            rows.append(
+                [name, BOUNDARY_NAMES[boundary], delay, f"{point['median_delay_um']:.1f}", never, gone]
+            )
+    lines += table("Announcing", head, rows)
+    for name, one in live.items():
+        if "coverage" in one:
+            lines += _coverage(name, one["coverage"])
+            lines += _advice(name, one["advice"])
+    return lines
+
+
+def _coverage(name: str, coverage: dict[str, Any]) -> list[str]:
+    head = ["cut", "intervals that hold %", "median width um", "forecasts that hold %", "median width um"]
+    rows = []
+    for cut in coverage["inside"]:
+        row = [
+            cut.replace("_", " ")
+            .replace("epidermis dej", "epidermis-DEJ")
+            .replace("dej dermis", "DEJ-dermis")
+        ]
+        for kind in ("inside", "forecast"):
+            one = coverage[kind][cut]
+            low, high = one["interval"]
+            row += [
+                f"{100 * one['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+                f"{one['median_width_um']:.1f}",
+            ]
+        rows.append(row)
+    return table(f"Coverage of 90 % intervals: {name}", head, rows)
+
+
+def _advice(name: str, advice: dict[str, Any]) -> list[str]:
+    head = ["", "share of the slices used (median)", *(f"MAE {BOUNDARY_NAMES[b]} um" for b in BOUNDARIES)]
+    rows = [
+        [which, share, *(f"{advice[f'{which}_{boundary}_um']:.2f}" for boundary in BOUNDARIES)]
+        for which, share in (("sweep", "1"), ("advised", f"{advice['share_used']:.2f}"))
+    ]
+    return table(f"Under advice: {name}", head, rows)
+
+
+def _percent(one: dict[str, Any], key: str) -> str:
+    low, high = one[f"{key}_interval"]
+    return f"{100 * one[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -1,0 +1,173 @@
+"""How good a live answer is: newest labels, announcements, intervals, over every prefix of every stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcm_daemon.core.records import BOUNDARIES
+from trainer.metrics import impossible_transitions
+from trainer.scores import depths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rcm_daemon.core.records import StrataEstimate
+    from trainer.data.manifest import LabelledStack
+    from trainer.live_runs import LiveRun
+
+MOVED_UM = 6.0
+"""An announced boundary that comes to lie this far from where it was first said to be has moved."""
+N_FRACTIONS = 20
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """How one boundary of one stack was announced.
+
+    Attributes
+    ----------
+    crossed
+        Number of the first slice below it (from 0), by the readers; None where the stack has none.
+    first, for_good
+        Slice at whose arrival it was first, and finally for good, said to be found; None where never.
+    withdrawn, moved
+        Whether it was taken back after `first`, or came to lie more than 6 um from where it was said to be.
+    """
+
+    crossed: int | None
+    first: int | None
+    for_good: int | None
+    withdrawn: bool
+    moved: bool
+
+    @property
+    def delay(self) -> float:
+        """Slices from crossing to announcing for good; infinite where it never was."""
+        if self.crossed is None:
+            return float("nan")
+        return float("inf") if self.for_good is None else float(self.for_good - self.crossed)
+
+
+def announce(
+    estimates: Sequence[StrataEstimate], labels: np.ndarray, boundary: int, wait: int = 1
+) -> Announcement:
+    """Follow one boundary over the prefixes of a stack.
+
+    Parameters
+    ----------
+    estimates
+        After each slice.
+    labels
+        [n] by the readers.
+    boundary
+        0 or 1.
+    wait
+        Count it as announced once it was found at so many slices running.
+    """
+    found = np.array([estimate.boundaries[boundary].found for estimate in estimates])
+    running = found.copy()
+    for shift in range(1, wait):
+        running[shift:] &= found[:-shift]
+        running[:shift] = False
+    um = np.array([estimate.boundaries[boundary].um for estimate in estimates])
+    below = labels > boundary
+    crossed = int(np.argmax(below)) if below.any() and not below[0] else None
+    if not running.any():
+        return Announcement(crossed, None, None, withdrawn=False, moved=False)
+    first = int(np.argmax(running))
+    later = running[first:]
+    for_good = (
+        None if not running[-1] else len(running) - int(np.argmin(running[::-1])) if not running.all() else 0
+    )
+    moved = bool((np.abs(um[first:][later] - um[first]) > MOVED_UM).any())
+    return Announcement(crossed, first, for_good, withdrawn=not later.all(), moved=moved)
+
+
+@dataclass(frozen=True)
+class LiveCounts:
+    """What one stack adds to the live figures.
+
+    Attributes
+    ----------
+    newest, final
+        Right labels among the newest slices at their arrival, and among all slices at the end; of n_slices.
+    by_fraction
+        [20, 2] right labels and labels of all slices of the prefixes that end in each twentieth.
+    newest_by_fraction
+        The same of newest slices alone.
+    n_impossible
+        Impossible transitions over all prefixes.
+    announcements
+        Of both boundaries.
+    """
+
+    n_slices: int
+    newest: int
+    final: int
+    by_fraction: np.ndarray
+    newest_by_fraction: np.ndarray
+    n_impossible: int
+    announcements: tuple[Announcement, Announcement]
+
+
+def count(run: LiveRun, wait: int = 1) -> LiveCounts:
+    """Count over all prefixes of one stack of which every slice arrived."""
+    labels, n = run.stack.labels, run.stack.n_slices
+    by_fraction, newest_by_fraction = np.zeros((N_FRACTIONS, 2)), np.zeros((N_FRACTIONS, 2))
+    newest = 0
+    for seen, estimate in enumerate(run.estimates, start=1):
+        place = min(N_FRACTIONS - 1, (seen - 1) * N_FRACTIONS // n)
+        right = estimate.labels == labels[:seen]
+        by_fraction[place] += [right.sum(), seen]
+        newest_by_fraction[place] += [right[-1], 1]
+        newest += int(right[-1])
+    return LiveCounts(
+        n,
+        newest,
+        int((run.estimates[-1].labels == labels).sum()),
+        by_fraction,
+        newest_by_fraction,
+        impossible_transitions([estimate.labels for estimate in run.estimates])["total"],
+        tuple(announce(run.estimates, labels, k, wait) for k in range(len(BOUNDARIES))),  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One interval that was given: of which boundary, after which share of the stack, and whether it held.
+
+    `kind` is `inside` or `forecast`; `width_um` is that of the interval.
+    """
+
+    boundary: int
+    kind: str
+    share_seen: float
+    holds: bool
+    width_um: float
+
+
+def coverages(run: LiveRun, true_um: tuple[float | None, float | None]) -> list[Coverage]:
+    """Collect every interval given of one stack whose boundary's depth is known."""
+    given = []
+    n = len(run.estimates)
+    for seen, estimate in enumerate(run.estimates, start=1):
+        for k, boundary in enumerate(estimate.boundaries):
+            truth = true_um[k]
+            if truth is None or boundary.status == "above_start":
+                continue
+            kind = "inside" if boundary.found else "forecast"
+            low, high = (
+                (boundary.low_um, boundary.high_um)
+                if boundary.found
+                else (boundary.forecast_low_um, boundary.forecast_high_um)
+            )
+            given.append(Coverage(k, kind, seen / n, low <= truth <= high, high - low))
+    return given
+
+
+def label_boundaries(stack: LabelledStack) -> tuple[float | None, float | None]:
+    """Boundaries of the readers' labels, half-way between slices."""
+    return depths(stack.labels, stack.z_um)
