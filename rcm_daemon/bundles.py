@@ -229,19 +229,18 @@ class Bundles:
         return self._inference.open(launch, time.monotonic())
 
     def _find(self, digest: str) -> Candidate | None:
-        folders = [resolve_bundle(self._settings.bundle), default_bundle_path()]
-        known = [*self._candidates(), *(c for f in folders if (c := _candidate(f)) is not None)]
+        shipped = _candidate(default_bundle_path())
+        known = [*self._candidates(), *([shipped] if shipped is not None else [])]
         return next((c for c in known if c.digest == digest), None)
 
     def _candidates(self) -> list[Candidate]:
-        folder = self._settings.bundle_dir
-        if folder is None:
-            return []
-        try:
-            folders = sorted(path for path in folder.expanduser().iterdir() if path.is_dir())
-        except OSError as error:
-            log.error("the bundle folder cannot be read (%s)", error.strerror)
-            return []
+        """Return the configured bundle and those of the bundle folder."""
+        folders = [resolve_bundle(self._settings.bundle)]
+        if (folder := self._settings.bundle_dir) is not None:
+            try:
+                folders += sorted(path for path in folder.expanduser().iterdir() if path.is_dir())
+            except OSError as error:
+                log.error("the bundle folder cannot be read (%s)", error.strerror)
         return [found for path in folders if (found := _candidate(path)) is not None]
 
 
