@@ -6,7 +6,7 @@ BIN := $(DEV)/bin
 export BASE_PYTHON := $(CURDIR)/$(BASE)/bin/python
 export MPLBACKEND := Agg
 
-.PHONY: sbom demo test lint unit system slow gpu docs clean
+.PHONY: demo test lint unit system slow kill soak gpu docs sbom clean
 
 demo: $(BASE)/.ready
 	$(BASE)/bin/rcm-daemon demo
@@ -30,6 +30,16 @@ slow: $(DEV)/.ready $(BASE)/.ready
 
 gpu: $(DEV)/.ready
 	$(BIN)/python -m pytest tests -m gpu
+
+# kill -9 of the daemon and of its worker at random moments of acknowledged streams: what is lost, how long it takes.
+N ?= 500
+kill: $(DEV)/.ready
+	PYTHONPATH=tests:tests/system:tests/unit/bundle $(BIN)/python tests/system/kills.py $(N)
+
+# The highest rate that is sustained, three instruments, restless and deaf subscribers: memory, descriptors, losses.
+MINUTES ?= 30
+soak: $(DEV)/.ready
+	PYTHONPATH=tests:tests/system:tests/unit/bundle $(BIN)/python tests/system/soak.py $(MINUTES)
 
 # What is generated and committed: schemas and the command-line reference; tests fail when they are stale.
 docs: $(DEV)/.ready

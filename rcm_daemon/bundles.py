@@ -11,6 +11,7 @@ import logging
 import select
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rcm_daemon import __version__
@@ -18,6 +19,7 @@ from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import default_bundle_path, resolve_bundle
 from rcm_daemon.bundle.manifest import Manifest, bundle_digest, read_manifest_bytes
 from rcm_daemon.bundle.signature import read_public_key
+from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.core.message import Source
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.errors import BundleError
@@ -73,6 +75,13 @@ class Bundles:
         """Who makes the messages of stacks that open now."""
         return self.source(self.active_digest)
 
+    def estimation(self, digest: str) -> Estimation:
+        """How strata are read off what a bundle's networks give."""
+        desk = self._desks.get(digest)
+        info = desk.supervisor.bundle if desk is not None else None
+        text = info.estimator if info is not None and self._settings.estimator == "monotone" else ""
+        return Estimation(_parameters(text), self._settings.mosaic)
+
     def source(self, digest: str) -> Source:
         """Who makes the messages of stacks labelled with a bundle."""
         desk = self._desks.get(digest)
@@ -81,13 +90,6 @@ class Bundles:
             return Source(__version__, info.name, info.digest, info.provider)
         found = self._find(digest)
         return Source(__version__, found.name.partition("@")[0] if found else "", digest, "")
-
-    def estimation(self, digest: str) -> Estimation:
-        """Tell how strata are read off what a bundle's network gives."""
-        settings, desk = self._settings, self._desks.get(digest)
-        info = desk.supervisor.bundle if desk is not None else None
-        parameters = info.estimator_parameters if info is not None else None
-        return Estimation(parameters if settings.estimator == "monotone" else None, settings.mosaic)
 
     def desk_of(self, digest: str) -> Desk | None:
         """Return the desk of a bundle, opened now if need be; None where the bundle is gone."""
@@ -227,19 +229,18 @@ class Bundles:
         return self._inference.open(launch, time.monotonic())
 
     def _find(self, digest: str) -> Candidate | None:
-        folders = [resolve_bundle(self._settings.bundle), default_bundle_path()]
-        known = [*self._candidates(), *(c for f in folders if (c := _candidate(f)) is not None)]
+        shipped = _candidate(default_bundle_path())
+        known = [*self._candidates(), *([shipped] if shipped is not None else [])]
         return next((c for c in known if c.digest == digest), None)
 
     def _candidates(self) -> list[Candidate]:
-        folder = self._settings.bundle_dir
-        if folder is None:
-            return []
-        try:
-            folders = sorted(path for path in folder.expanduser().iterdir() if path.is_dir())
-        except OSError as error:
-            log.error("the bundle folder cannot be read (%s)", error.strerror)
-            return []
+        """Return the configured bundle and those of the bundle folder."""
+        folders = [resolve_bundle(self._settings.bundle)]
+        if (folder := self._settings.bundle_dir) is not None:
+            try:
+                folders += sorted(path for path in folder.expanduser().iterdir() if path.is_dir())
+            except OSError as error:
+                log.error("the bundle folder cannot be read (%s)", error.strerror)
         return [found for path in folders if (found := _candidate(path)) is not None]
 
 
@@ -250,3 +251,8 @@ def _candidate(folder: Path) -> Candidate | None:
     except BundleError:
         return None
     return Candidate(folder, f"{manifest.name}@{manifest.version}", bundle_digest(data))
+
+
+@lru_cache(maxsize=16)
+def _parameters(text: str) -> EstimatorParameters | None:
+    return EstimatorParameters.model_validate_json(text) if text else None

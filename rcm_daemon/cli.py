@@ -87,10 +87,10 @@ def serve(
         Path | None, typer.Option(metavar="DIR", help="Bundle folders that can be activated at run time.")
     ] = None,
     provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
-    estimator: EstimatorOption = None,
     pseudonymise: Annotated[
         bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
     ] = None,
+    estimator: EstimatorOption = None,
 ) -> None:
     """Label slices as they come over ZeroMQ, until SIGTERM.
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SILENCE_S = 5.0
+SILENCE_S = 15.0
 """With messages unanswered for so long the connection is made anew and they are sent again."""
 HEARTBEAT_MS = 1_000
 RECONNECT_MS = 50
@@ -295,7 +295,7 @@ class Client:
         socket.immediate = True  # nothing is queued for a connection that is not there
         socket.reconnect_ivl = RECONNECT_MS
         socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = 3 * HEARTBEAT_MS
+        socket.heartbeat_timeout = 2 * HEARTBEAT_MS
         socket.handshake_ivl = 3_000
         if self._secure is not None:
             self._secure(socket)

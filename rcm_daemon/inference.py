@@ -93,12 +93,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the recurrent network gives for a partial stack of n slices, `newest` among them."""
+    """What the recurrent network gives of a partial stack, with the slices that are new to it."""
 
     stack: Acquisition
     partial: PartialStack
     given: Recurrence
-    newest: NewSlice
+    new: tuple[NewSlice, ...]
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,9 @@ class Desk:
         if fields["kind"] == "failed":
             return self._refuse(job, Rule.NOT_LABELLED, fields["error"])
         self._settle(job, now_s)
-        rows = np.frombuffer(answer.payload, np.float32).reshape(-1, len(job.partial), 3)
-        given = Recurrence(rows[0], rows[1] if len(rows) > 1 else None)
-        return [Labelled(job.unlabelled.stack, job.partial, given, job.new[-1])]
+        probabilities, *evidence = np.frombuffer(answer.payload, np.float32).reshape(-1, len(job.partial), 3)
+        given = Recurrence(probabilities, *evidence)
+        return [Labelled(job.unlabelled.stack, job.partial, given, tuple(job.new))]
 
     def _on_death(self, died: Died) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None

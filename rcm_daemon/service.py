@@ -318,14 +318,14 @@ class Service:
         try:
             estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)))
         except InferenceError as error:
-            self._refuse_slice(stack, outcome.newest.embedded.index, Rule.NOT_LABELLED, str(error))
-            self._publish(stack, Latency())
-            return
-        self._ledger.labelled(stack, partial, estimate)
-        latency = outcome.newest.latency(time.monotonic_ns())
+            for one in outcome.new:
+                self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))
+        else:
+            self._ledger.labelled(stack, partial, estimate)
+        latency = outcome.new[-1].latency(time.monotonic_ns())
         if latency.total_ms:
             self._vitals.observe(latency)
-        self._publish(stack, latency)
+        self._publish(outcome.stack, latency)
 
     def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
         """Refuse a slice that had been accepted."""

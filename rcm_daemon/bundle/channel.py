@@ -13,12 +13,9 @@ import mmap
 import os
 import socket
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from rcm_daemon.core.estimator import EstimatorParameters
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,10 +28,7 @@ MAX_MESSAGE_BYTES = 400 * 1024
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What the daemon knows of a bundle that a worker has opened.
-
-    `estimator` is the content of its estimator.json, empty where it has none.
-    """
+    """What the daemon knows of a bundle that a worker has opened; `estimator` is its file, if it has one."""
 
     name: str
     version: str
@@ -42,11 +36,6 @@ class BundleInfo:
     provider: str
     embedding_size: int
     estimator: str = ""
-
-    @cached_property
-    def estimator_parameters(self) -> EstimatorParameters | None:
-        """Of the bundle's monotone estimator, None where it has none."""
-        return EstimatorParameters.model_validate_json(self.estimator) if self.estimator else None
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:

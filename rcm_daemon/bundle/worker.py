@@ -86,9 +86,11 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
             new = embed_slice(networks, Slice(header, memory.read(fields["n_bytes"])))
             reply, payload = _embedded(new), new.embedding.astype(np.float32, copy=False).tobytes()
         else:
-            given = networks.recur(*memory.read_stack(fields["n"], networks.manifest.embedding_size))
-            evidence = b"" if given.evidence is None else given.evidence.tobytes()
-            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes() + evidence
+            stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
+            given = networks.recur(*stack)
+            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes()
+            if given.evidence is not None:
+                payload += given.evidence.tobytes()
     except InferenceError as error:
         if isinstance(error, DeviceError) and networks.provider != "cpu":
             raise

@@ -20,11 +20,9 @@ Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
 SLICES_QUEUED = 2
-"""Slices in ZeroMQ's own queue, besides those in hand. While that queue is full libzmq does not read the
-connection at all, not even heartbeats, until half of it is free: with a long one a sender that is faster
-than the CNN would be taken for dead and disconnected, and all that it has queued would be lost."""
-SLICES_HEARTBEAT_MS = 2_000
-"""Longer than the CNN takes for any one slice, for the same reason."""
+"""Slices in ZeroMQ's own queue, besides those in hand."""
+KEEPALIVE_S = 2
+"""A peer that has been silent for so long is probed by the kernel, and given up after two probes."""
 RESULTS_QUEUED = 1_000
 ANSWERS_QUEUED = 1_000
 MAX_REQUEST_BYTES = 64 * 1024
@@ -40,6 +38,22 @@ def _watch_peers(socket: Socket, interval_ms: int = 200, timeout_ms: int = 600) 
     socket.tcp_keepalive = 1
 
 
+def _keep_alive(socket: Socket) -> None:
+    """See a connection that is dead, and drop a peer that never finishes its handshake.
+
+    No heartbeats of ZeroMQ's own where slices come in: while a queue is full libzmq does not read the
+    connection at all, not even heartbeats, so that a sender which is merely faster than the CNN would be
+    taken for dead and all that it has queued would be lost; and libzmq 4.3.5 aborts the whole process when
+    the connection is then made anew (assertion `_input_stopped`). The kernel probes whether anything is
+    read or not.
+    """
+    socket.handshake_ivl = 3_000
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = KEEPALIVE_S
+    socket.tcp_keepalive_intvl = 1
+    socket.tcp_keepalive_cnt = 2
+
+
 def connect_slices(
     context: Context, endpoint: str, kind: Literal["sub", "pull"], curve: Curve | None = None
 ) -> Socket:
@@ -51,7 +65,7 @@ def connect_slices(
         An endpoint that nothing can be connected to.
     """
     socket = context.socket(zmq.SUB if kind == "sub" else zmq.PULL)
-    _watch_peers(socket, SLICES_HEARTBEAT_MS, SLICES_HEARTBEAT_MS)
+    _keep_alive(socket)
     socket.maxmsgsize = MAX_SLICE_BYTES
     socket.rcvhwm = SLICES_QUEUED
     socket.reconnect_ivl = 100
@@ -120,7 +134,7 @@ def bind_results(context: Context, endpoint: str, curve: Curve | None = None) ->
 def bind_ingest(context: Context, endpoint: str, curve: Curve | None = None) -> Socket:
     """Bind the ROUTER that takes messages and answers each; a peer that is gone is an error, never a wait."""
     socket = context.socket(zmq.ROUTER)
-    _watch_peers(socket, SLICES_HEARTBEAT_MS, SLICES_HEARTBEAT_MS)
+    _keep_alive(socket)
     socket.router_mandatory = True
     socket.maxmsgsize = MAX_SLICE_BYTES
     socket.rcvhwm = SLICES_QUEUED

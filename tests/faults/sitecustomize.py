@@ -1,7 +1,8 @@
 """On PYTHONPATH of a daemon under test, its workers fail over slices whose first pixel says so.
 
 251 and 252 crash, 253 and 254 hang, 250 fails as a GPU does after a sticky error; the even ones only once,
-which is noted in the folder FAULTS. Other processes are left alone.
+which is noted in the folder FAULTS. Other processes are left alone. Where CLOCK is set, the wall clock of all
+is moved (clock.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import sys
 from pathlib import Path
 
 CRASH, CRASH_ONCE, HANG, HANG_ONCE, STICKY_ONCE = 251, 252, 253, 254, 250
+
+if "CLOCK" in os.environ:
+    import clock  # noqa: F401
 
 if "rcm_daemon.bundle.worker" in sys.orig_argv:
     from rcm_daemon.bundle.sessions import Networks

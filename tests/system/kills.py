@@ -1,6 +1,6 @@
 """Kills a daemon, or its worker, at random moments of an acknowledged stream, and looks for what was lost.
 
-`python -m tests.system.kills 500` from the repository's root is `make kill`.
+`make kill N=500` runs this file.
 """
 
 from __future__ import annotations

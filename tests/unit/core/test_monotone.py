@@ -159,3 +159,21 @@ def test_evidence_that_leaves_nothing_possible_is_refused() -> None:
     z_um = np.arange(0.0, 60.0, 3.0)
     with pytest.raises(InferenceError, match="must leave a boundary possible"):
         estimate(z_um, np.full((20, 3), np.nan))
+
+
+@pytest.mark.hazard("H23")
+def test_a_black_slice_is_no_evidence_for_the_posterior() -> None:
+    z_um, evidence, _ = clear_stack(140.0)
+    misled = evidence.copy()
+    misled[-3:] = [9.0, 0.0, 0.0]  # the network calls three black pictures deep in the dermis epidermis
+    slices = tuple(
+        EmbeddedSlice(i, float(z), np.zeros(2, np.float32), flags=("dark",) if i >= len(z_um) - 3 else ())
+        for i, z in enumerate(z_um)
+    )
+    rows = np.full((len(z_um), 3), [0.98, 0.01, 0.01], np.float32)
+    said = Estimation(parameters()).estimate(
+        PartialStack(slices), Recurrence(rows, misled.astype(np.float32))
+    )
+    assert said.labels[-3:].tolist() == [2, 2, 2]
+    assert said.posterior[-3:, 0].max() < 0.1
+    assert said.probabilities[-3:].max() < 0.5

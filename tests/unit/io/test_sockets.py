@@ -1,18 +1,30 @@
-"""The slices socket against a sender that is faster than the CNN."""
+"""The slices socket against senders that are faster than the CNN, and against such as are gone."""
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 
+import pytest
 import zmq
 
-from rcm_daemon.io.sockets import Context, connect_slices
+from rcm_daemon.io.sockets import Context, bind_ingest, connect_slices
 
 
-def test_sender_that_is_merely_faster_is_not_taken_for_dead():
-    """While its queue is full libzmq sees no heartbeat; a disconnection would lose all that is queued."""
+def receive_all(receiver, n_messages, pause_s):
+    received = []
+    while len(received) < n_messages and receiver.poll(30_000):
+        received.append(int(receiver.recv_multipart()[0]))
+        threading.Event().wait(pause_s)
+    return received
+
+
+@pytest.mark.parametrize(("pause_s", "stall_s"), [(0.05, 0.0), (0.0, 6.0)])
+def test_sender_that_is_merely_faster_is_not_taken_for_dead(pause_s, stall_s):
+    """Slowly read, or not read at all for longer than any heartbeat, as while a worker hangs."""
     context: Context = Context()
-    n_messages, embedding_s = 60, 0.05
+    n_messages = 60
     with context, context.socket(zmq.PUSH) as sender:
         sender.sndhwm = 0
         sender.linger = 0
@@ -20,9 +32,45 @@ def test_sender_that_is_merely_faster_is_not_taken_for_dead():
         receiver = connect_slices(context, f"tcp://127.0.0.1:{port}", "pull")
         for number in range(n_messages):
             sender.send_multipart([str(number).encode(), bytes(1_000_000)])
-        received = []
-        while len(received) < n_messages and receiver.poll(5_000):
-            received.append(int(receiver.recv_multipart()[0]))
-            threading.Event().wait(embedding_s)
+        assert receiver.poll(30_000)
+        threading.Event().wait(stall_s)
+        received = receive_all(receiver, n_messages, pause_s)
         receiver.close(linger=0)
     assert received == list(range(n_messages))
+
+
+def keepalive_of(port):
+    """What the kernel was told about this process's connections from or to a local port."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        if not os.path.islink(f"/proc/self/fd/{name}") or "socket:" not in os.readlink(
+            f"/proc/self/fd/{name}"
+        ):
+            continue
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as end:
+                if port in (end.getsockname()[1], end.getpeername()[1]):
+                    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                    found.append(tuple(end.getsockopt(socket.IPPROTO_TCP, option) for option in options))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.hazard("H51")
+def test_the_kernel_probes_connections_that_slices_come_over():
+    context: Context = Context()
+    with context, context.socket(zmq.PUSH) as sender, context.socket(zmq.DEALER) as dealer:
+        port = sender.bind_to_random_port("tcp://127.0.0.1")
+        slices = connect_slices(context, f"tcp://127.0.0.1:{port}", "pull")
+        ingest = bind_ingest(context, "tcp://127.0.0.1:*")
+        endpoint = ingest.last_endpoint.decode().rstrip("\0")
+        dealer.connect(endpoint)
+        sender.send(b"x")
+        dealer.send(b"x")
+        assert slices.poll(30_000)
+        assert ingest.poll(30_000)
+        assert (2, 1, 2) in keepalive_of(port)
+        assert (2, 1, 2) in keepalive_of(int(endpoint.rpartition(":")[2]))
+        slices.close(linger=0)
+        ingest.close(linger=0)

@@ -1,0 +1,220 @@
+"""The highest rate a daemon sustains, for minutes: memory, descriptors, and every loss accounted for.
+
+`make soak MINUTES=30` runs this file. Two instruments send over acknowledged ingest as fast as they are
+allowed to, one publishes at 10 frames a second; one subscriber comes and goes all the time, one never
+reads. The daemon runs the default bundle on slices of 1000 x 1000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import zmq
+from harness import Daemon, free_endpoint
+from sender import Sender
+
+from rcm_daemon.bundle.location import default_bundle_path
+from rcm_daemon.client import Client
+
+SHAPE = (1_000, 1_000)
+N_PICTURES = 8
+N_SLICES = 40
+PUBLISHED_FPS = 10.0
+SAMPLE_S = 1.0
+WARM_UP_SHARE = 0.25
+PATIENCE_S = 120.0
+
+
+@dataclass
+class SoakReport:
+    """What was measured; memory of daemon and worker together, after warm-up."""
+
+    minutes: float
+    n_slices: int = 0
+    fps: float = 0.0
+    rss_mb: float = 0.0
+    slope_mb_an_hour: float = 0.0
+    n_descriptors: tuple[int, int] = (0, 0)
+    n_lost_reported: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        first, last = self.n_descriptors
+        line = (
+            f"{self.minutes:g} minutes: {self.n_slices} slices, {self.fps:.1f} a second; daemon and worker "
+            f"{self.rss_mb:.0f} MB resident, {self.slope_mb_an_hour:+.2f} MB/h after warm-up; {first} "
+            f"descriptors, then {last}; {self.n_lost_reported} losses reported, {len(self.faults)} faults"
+        )
+        return "\n".join([line, *self.faults])
+
+
+def pictures() -> list[np.ndarray]:
+    return [np.random.default_rng(seed).integers(20, 230, SHAPE, np.uint8) for seed in range(N_PICTURES)]
+
+
+class Acknowledged(threading.Thread):
+    """An instrument that sends as fast as it is allowed to."""
+
+    def __init__(self, endpoint: str, instrument: str, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.client = Client(endpoint, instrument, patience_s=PATIENCE_S)
+        self.n_slices, self.n_stacks = 0, 0
+        self.fault = ""
+        self._stop_soak = stop
+
+    def run(self) -> None:
+        images = pictures()
+        try:
+            with self.client as client:
+                while not self._stop_soak.is_set():
+                    name = f"stack {self.n_stacks}"
+                    client.start_stack(name, shape=SHAPE, pixel_size_um=0.5, n_slices=N_SLICES)
+                    for index in range(N_SLICES):
+                        client.send_slice(index, images[index % N_PICTURES], 3.0 * index)
+                        self.n_slices += 1
+                    client.end_stack()
+                    self.n_stacks += 1
+        except Exception as error:
+            self.fault = f"{self.client.instrument} ended: {error!r}"
+
+
+class Published(threading.Thread):
+    """An instrument that publishes at its own rate; what a full queue does not take is lost."""
+
+    def __init__(self, daemon: Daemon, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._socket = daemon.controller()
+        self._sender = Sender("published")
+        self.n_stacks = 0
+        self._stop_soak = stop
+
+    def run(self) -> None:
+        images = pictures()
+        due_s = time.monotonic()
+        while not self._stop_soak.is_set():
+            name = f"stack {self.n_stacks}"
+            self._socket.send_multipart(self._sender.start(name, N_SLICES, SHAPE))
+            for index in range(N_SLICES):
+                self._socket.send_multipart(self._sender.slice(name, index, images[index % N_PICTURES]))
+                due_s += 1.0 / PUBLISHED_FPS
+                threading.Event().wait(max(0.0, due_s - time.monotonic()))
+            self._socket.send_multipart(self._sender.end(name, N_SLICES))
+            self.n_stacks += 1
+
+
+class Restless(threading.Thread):
+    """A subscriber that comes, reads one result, and goes."""
+
+    def __init__(self, daemon: Daemon, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._daemon = daemon
+        self._stop_soak = stop
+
+    def run(self) -> None:
+        while not self._stop_soak.is_set():
+            with self._daemon.context.socket(zmq.SUB) as socket:
+                socket.linger = 0
+                socket.subscribe(b"strata.")
+                socket.connect(self._daemon.results)
+                socket.poll(1_000)
+
+
+def resident_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no Rss")
+
+
+def run_soak(folder: Path, minutes: float) -> SoakReport:
+    report = SoakReport(minutes)
+    endpoint = free_endpoint()
+    daemon = Daemon(folder, default_bundle_path(), "--ingest-bind", endpoint)
+    never_reads = daemon.context.socket(zmq.SUB)
+    never_reads.rcvhwm = 1
+    never_reads.subscribe(b"")
+    never_reads.connect(daemon.results)
+    stop = threading.Event()
+    senders = [Acknowledged(endpoint, name, stop) for name in ("first", "second")]
+    published = Published(daemon, stop)
+    threads = [*senders, published, Restless(daemon, stop)]
+    for thread in threads:
+        thread.start()
+    worker = daemon.ask({"htype": "get_health"})["worker_pid"]
+    samples: list[tuple[float, float, int]] = []
+    begin_s = time.monotonic()
+    while (now_s := time.monotonic()) - begin_s < 60 * minutes:
+        n_descriptors = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+        memory_mb = resident_mb(daemon.process.pid), resident_mb(worker)
+        samples.append((now_s - begin_s, sum(memory_mb), n_descriptors))
+        if len(samples) % 30 == 0:
+            shown = "{:.1f} + {:.1f} MB".format(*memory_mb)
+            print(
+                f"{now_s - begin_s:.0f} s: {shown}, {n_descriptors} descriptors", file=sys.stderr, flush=True
+            )
+        threading.Event().wait(SAMPLE_S)
+    elapsed_s = time.monotonic() - begin_s
+    report.n_slices = daemon.ask({"htype": "get_health"})["n_cnn_runs"]
+    report.fps = report.n_slices / elapsed_s
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        if thread.is_alive():
+            report.faults.append(f"{thread} hangs")
+    never_reads.close(linger=0)
+    _measure(report, samples)
+    health = daemon.ask({"htype": "get_health"})
+    if health["n_worker_restarts"]:
+        report.faults.append(f"{health['n_worker_restarts']} workers died")
+    code = daemon.stop()
+    if code != 0:
+        report.faults.append(f"the daemon ended with {code}: {daemon.log.read_text()[-1_000:]}")
+    _account(report, folder, senders, published)
+    return report
+
+
+def _measure(report: SoakReport, samples: list[tuple[float, float, int]]) -> None:
+    after = np.array(samples[int(len(samples) * WARM_UP_SHARE) :])
+    report.rss_mb = float(after[:, 1].max())
+    report.slope_mb_an_hour = float(np.polyfit(after[:, 0], after[:, 1], 1)[0] * 3_600)
+    tenth = max(1, len(after) // 10)
+    report.n_descriptors = int(np.median(after[:tenth, 2])), int(np.median(after[-tenth:, 2]))
+
+
+def _account(report: SoakReport, folder: Path, senders: list[Acknowledged], published: Published) -> None:
+    command = [sys.executable, "-m", "rcm_daemon", "stacks", "--json", "-"]
+    command += ["--state-dir", str(folder / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    for sender in senders:
+        report.faults += [sender.fault] if sender.fault else []
+        report.faults += [f"refused: {refusal}" for refusal in sender.client.refusals]
+        own = [r for r in results if r["instrument"] == sender.client.instrument]
+        n_found = sum(r["n_slices"] for r in own)
+        if n_found != sender.n_slices or any(r["state"] != "complete" for r in own):
+            report.faults.append(f"{sender.client.instrument} sent {sender.n_slices} slices, {n_found} came")
+    last_lost = 0
+    for result in (r for r in results if r["instrument"] == "published"):
+        # Of a stack that was lost from its start on nothing can be known but the number of messages.
+        n_known = result["n_slices"] + result["n_missing"] + result["n_rejected"]
+        if n_known != N_SLICES:
+            report.faults.append(f"{result['stack_id']}: {n_known} of {N_SLICES} slices are accounted for")
+        if result["n_lost"] - last_lost < result["n_missing"]:
+            report.faults.append(f"{result['stack_id']}: {result['n_missing']} missing, not reported as lost")
+        last_lost = result["n_lost"]
+    report.n_lost_reported = last_lost
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        print(outcome := run_soak(Path(name), float(sys.argv[1])))
+    sys.exit(bool(outcome.faults))
