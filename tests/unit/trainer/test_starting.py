@@ -25,7 +25,7 @@ from trainer.networks.inception import InceptionStrata, SliceEmbedder
 from trainer.networks.rcn import RecurrentStrata
 from trainer.onnx_graphs import cnn_graph
 from trainer.onnx_recurrent import rcn_graph
-from trainer.rcn_recipe import OURS, preset
+from trainer.rcn_recipe import LIVE, preset
 from trainer.run_folder import load_checkpoint
 from trainer.starting import fit_classifier, settle_norms, take_cnn, take_rcn
 from trainer.train_cnn import CnnRecipe, load_cnn
@@ -135,16 +135,27 @@ def test_the_default_bundle_starts_the_default_recipes() -> None:
     with np.load(default_bundle_path() / "golden.npz") as golden:
         slices, embeddings = golden["slices"], golden["slice_embeddings"]
         stack, probabilities = golden["stack_embeddings"], golden["stack_probabilities"]
+        evidence = golden["stack_evidence"]
+        places = [torch.from_numpy(golden[f"stack_{name}"])[None] for name in ("z_um", "weight")]
     recipe = CnnRecipe()
     cnn = InceptionStrata(recipe.width, recipe.size).eval()
     take_cnn(cnn, bundle)
-    rcn = RecurrentStrata(OURS.architecture).eval()
-    take_rcn(rcn, onnx.load_from_string(bundle.files["rcn.onnx"]).graph, bundle.folder)
+    rcn = RecurrentStrata(LIVE.architecture).eval()
+    graph = onnx.load_from_string(bundle.files["rcn.onnx"]).graph
+    take_rcn(rcn, graph, bundle.folder)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    temperature = float(
+        constants.get("temperature", 1.0)
+    )  # of the calibration, which starts do not take over
     with torch.inference_mode():
         found = SliceEmbedder(cnn)(torch.from_numpy(slices)).numpy()
-        said = torch.softmax(rcn(torch.from_numpy(stack)[None], torch.tensor([len(stack)]))[0], -1)
+        logits, weighed = rcn.with_evidence(
+            torch.from_numpy(stack)[None], torch.tensor([len(stack)]), *places
+        )
+        said = torch.softmax(logits[0] / temperature, -1)
     assert np.abs(found - embeddings).max() < 5e-4 * np.abs(embeddings).max()
     np.testing.assert_allclose(said, probabilities, atol=1e-5)
+    np.testing.assert_allclose(weighed[0], evidence, atol=1e-5)
     assert _start("default") == default_bundle_path()
 
 
