@@ -40,6 +40,7 @@ from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
 from rcm_daemon.questions import Questions
 from rcm_daemon.recording import Recording
+from rcm_daemon.refusals import note_refusal
 from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -92,12 +93,9 @@ class Service:
             self._vitals = Vitals(settings, self._endpoints.door)
             undo.callback(self._vitals.close)
             journal = open_journal(settings.state_dir)
-            self._publishing = Publishing(
-                self._endpoints.results,
-                self._state_dir,
-                settings.n_ended_kept,
-                self._pseudonyms if settings.pseudonymise else None,
-            )
+            results, n_kept = self._endpoints.results, settings.n_ended_kept
+            shown = self._pseudonyms if settings.pseudonymise else None
+            self._publishing = Publishing(results, self._state_dir, n_kept, shown)
             self._publishing.recall(journal.newest_results(settings.n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
             writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
@@ -177,7 +175,7 @@ class Service:
             try:
                 self._questions.serve()
             except Rejection as rejection:
-                self._note_refusal(rejection)
+                note_refusal(rejection, self._counts, self._pseudonyms)
         for socket, key in endpoints.slices.items():
             if socket in ready:
                 self._on_frames(socket.recv_multipart(copy=False), key)
@@ -240,7 +238,7 @@ class Service:
             if may_account(bound, rejection.origin.instrument):
                 self._report(rejection, self._ledger.refuse(rejection), peer)
             else:
-                self._note_refusal(rejection)
+                note_refusal(rejection, self._counts, self._pseudonyms)
                 self._acknowledge(Reply.refusal(peer, rejection))
             return
         self._counts.n_slices += isinstance(message, Slice)
@@ -269,7 +267,7 @@ class Service:
 
     def _report(self, rejection: Rejection, reporting: Acquisition | None, peer: bytes) -> None:
         """Count, log and write down a refused message, and publish the stack whose results report it."""
-        self._note_refusal(rejection)
+        note_refusal(rejection, self._counts, self._pseudonyms)
         reply = Reply.refusal(peer, rejection) if peer else None
         if self._ledger.instrument(rejection.origin.instrument) is not None:
             stacks = [reporting] if reporting is not None else []
@@ -278,15 +276,6 @@ class Service:
             self._acknowledge(reply)
         if reporting is not None:
             self._publish(reporting, Latency())
-
-    def _note_refusal(self, rejection: Rejection) -> None:
-        self._counts.refuse(rejection.rule)
-        origin = rejection.origin
-        # Stack ids can hold patients' names, and what was expected and got can quote them.
-        stack = self._pseudonyms.of(origin.stack_id) if origin.stack_id else ""
-        fields = {"rule": rejection.rule.name.lower(), "number": f"R{rejection.rule.value}"}
-        fields |= {"instrument": origin.instrument, "stack": stack, "index": str(origin.index)}
-        log.warning("message refused", extra=fields)
 
     def _acknowledge(self, reply: Reply) -> None:
         if self._endpoints.ingest is not None and reply.peer:
@@ -332,7 +321,7 @@ class Service:
         self._ledger.unusable(stack, index, rule, detail)
         self._recording.refused(stack, index, f"R{rule.value} {rule.name.lower()}: {detail}")
         origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id, index)
-        self._note_refusal(Rejection(rule, detail, origin))
+        note_refusal(Rejection(rule, detail, origin), self._counts, self._pseudonyms)
 
     def _on_not_opened(self, desk: Desk, complaint: str) -> None:
         stranded = desk.stacks()
