@@ -225,7 +225,7 @@ def simulate(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 14,
+    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 0,
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second.")] = 10.0,
     plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw the stack.")] = Path(
         "demo.png"
