@@ -15,7 +15,7 @@ from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency
 from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
-from rcm_daemon.core.rejection import Origin, Rejection, Rule
+from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.wire import parse
 from rcm_daemon.endpoints import Endpoints
 from rcm_daemon.errors import InferenceError
@@ -76,7 +76,6 @@ class Service:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
-        self._counts = Counts()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
@@ -86,19 +85,17 @@ class Service:
             undo.callback(self._state_dir.close)
             undo.callback(self._inference.close_all)
             self._bundles = Bundles(self._inference, settings, self._state_dir)
-            self._pseudonyms = Pseudonyms(self._state_dir.salt())
+            pseudonyms = Pseudonyms(self._state_dir.salt())
+            self._counts = Counts(pseudonyms)
             self._endpoints = Endpoints(settings)
             undo.callback(self._endpoints.abort)
             self._vitals = Vitals(settings, self._endpoints.door)
             undo.callback(self._vitals.close)
             journal = open_journal(settings.state_dir)
-            self._publishing = Publishing(
-                self._endpoints.results,
-                self._state_dir,
-                settings.n_ended_kept,
-                self._pseudonyms if settings.pseudonymise else None,
-            )
-            self._publishing.recall(journal.newest_results(settings.n_ended_kept))
+            shown = pseudonyms if settings.pseudonymise else None
+            results, n_ended_kept = self._endpoints.results, settings.n_ended_kept
+            self._publishing = Publishing(results, self._state_dir, n_ended_kept, shown)
+            self._publishing.recall(journal.newest_results(n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
             writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
             self._recording = Recording(self._ledger, journal, writer)
@@ -160,9 +157,8 @@ class Service:
 
     def _turn(self, *, wants_slices: bool) -> None:
         """Wait until there is something to do, and do all of it."""
-        endpoints = self._endpoints
-        others = (self._wakeup, self._inference)
-        ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
+        endpoints, patience_ms = self._endpoints, self._patience_ms()
+        ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
         endpoints.keep_watch()
         self._vitals.beat(
             time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
@@ -177,7 +173,7 @@ class Service:
             try:
                 self._questions.serve()
             except Rejection as rejection:
-                self._note_refusal(rejection)
+                self._counts.refuse(rejection)
         for socket, key in endpoints.slices.items():
             if socket in ready:
                 self._on_frames(socket.recv_multipart(copy=False), key)
@@ -240,7 +236,7 @@ class Service:
             if may_account(bound, rejection.origin.instrument):
                 self._report(rejection, self._ledger.refuse(rejection), peer)
             else:
-                self._note_refusal(rejection)
+                self._counts.refuse(rejection)
                 self._acknowledge(Reply.refusal(peer, rejection))
             return
         self._counts.n_slices += isinstance(message, Slice)
@@ -269,7 +265,7 @@ class Service:
 
     def _report(self, rejection: Rejection, reporting: Acquisition | None, peer: bytes) -> None:
         """Count, log and write down a refused message, and publish the stack whose results report it."""
-        self._note_refusal(rejection)
+        self._counts.refuse(rejection)
         reply = Reply.refusal(peer, rejection) if peer else None
         if self._ledger.instrument(rejection.origin.instrument) is not None:
             stacks = [reporting] if reporting is not None else []
@@ -278,15 +274,6 @@ class Service:
             self._acknowledge(reply)
         if reporting is not None:
             self._publish(reporting, Latency())
-
-    def _note_refusal(self, rejection: Rejection) -> None:
-        self._counts.refuse(rejection.rule)
-        origin = rejection.origin
-        # Stack ids can hold patients' names, and what was expected and got can quote them.
-        stack = self._pseudonyms.of(origin.stack_id) if origin.stack_id else ""
-        fields = {"rule": rejection.rule.name.lower(), "number": f"R{rejection.rule.value}"}
-        fields |= {"instrument": origin.instrument, "stack": stack, "index": str(origin.index)}
-        log.warning("message refused", extra=fields)
 
     def _acknowledge(self, reply: Reply) -> None:
         if self._endpoints.ingest is not None and reply.peer:
@@ -329,10 +316,9 @@ class Service:
 
     def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
         """Refuse a slice that had been accepted."""
-        self._ledger.unusable(stack, index, rule, detail)
-        self._recording.refused(stack, index, f"R{rule.value} {rule.name.lower()}: {detail}")
-        origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id, index)
-        self._note_refusal(Rejection(rule, detail, origin))
+        rejection = self._ledger.unusable(stack, index, rule, detail)
+        self._recording.refused(stack, index, str(rejection))
+        self._counts.refuse(rejection)
 
     def _on_not_opened(self, desk: Desk, complaint: str) -> None:
         stranded = desk.stacks()
@@ -349,9 +335,9 @@ class Service:
         """End a stack whose bundle is gone; what was embedded of it stays in the journal."""
         detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
         log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
-        for index in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
-            self._counts.refuse(Rule.BUNDLE_GONE)
-            self._recording.settle_refused(stack, index, detail)
+        for rejection in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
+            self._counts.refuse(rejection)
+            self._recording.settle_refused(stack, rejection.origin.index, str(rejection))
         self._recording.note(stack.instrument, [stack])
         self._publish(stack, Latency())
 

@@ -80,13 +80,11 @@ class Ledger:
         """Take over an instrument as it was before a restart."""
         self._instruments[name] = known
 
-    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[int]:
-        """End a stack whose slices in hand can no longer be labelled; they are refused, and returned."""
-        indices = sorted(stack.pending)
-        for index in indices:
-            self.unusable(stack, index, rule, detail)
+    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[Rejection]:
+        """End a stack whose slices in hand can no longer be labelled; they are refused."""
+        rejections = [self.unusable(stack, index, rule, detail) for index in sorted(stack.pending)]
         self._close(self._instruments[stack.instrument], stack, "abandoned")
-        return indices
+        return rejections
 
     def open_stacks(self) -> list[Acquisition]:
         """Return the open acquisitions, one an instrument at most."""
@@ -144,13 +142,15 @@ class Ledger:
         acquisition.partial = partial
         acquisition.estimate = estimate
 
-    def unusable(self, acquisition: Acquisition, index: int, rule: Rule, detail: str) -> None:
+    def unusable(self, acquisition: Acquisition, index: int, rule: Rule, detail: str) -> Rejection:
         """Refuse an accepted slice that could not be embedded or labelled; it may be sent again."""
         acquisition.pending.discard(index)
         acquisition.received.pop(index, None)
         self._instruments[acquisition.instrument].forget((acquisition.number, index))
         origin = Origin(acquisition.instrument, acquisition.run_id, -1, "slice", acquisition.stack_id, index)
-        acquisition.note_rejection(Rejection(rule, detail, origin))
+        rejection = Rejection(rule, detail, origin)
+        acquisition.note_rejection(rejection)
+        return rejection
 
     def expire(self, now_s: float) -> list[Acquisition]:
         """End the stacks that have been idle for too long; returns them."""
