@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,13 @@ from rcm_daemon.vitals import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
 
+SWITCH_S = 0.0005
+"""The journal's thread gives way to the loop after this; by default it would be after 5 ms."""
 LOOP_S = 1.0
 """At least this often the loop turns, so that the watchdog is fed and idle stacks are seen."""
 
@@ -77,6 +80,7 @@ class Service:
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
+        self._unprinted: list[Received] = []
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -125,6 +129,7 @@ class Service:
         ConfigurationError
             Slices cannot be connected to.
         """
+        sys.setswitchinterval(SWITCH_S)
         self._endpoints.connect_slices()
         self._restore()
         self._vitals.ready()
@@ -159,7 +164,7 @@ class Service:
         """Wait until there is something to do, and do all of it."""
         endpoints, patience_ms = self._endpoints, self._patience_ms()
         ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
-        endpoints.keep_watch()
+        endpoints.keep_watch(ready)
         self._vitals.beat(
             time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
         )
@@ -183,6 +188,8 @@ class Service:
         for desk in list(self._inference.desks):
             for outcome in desk.advance(time.monotonic()):
                 self._on_outcome(desk, outcome)
+        while self._unprinted:  # now, while the CNN runs
+            _ = self._unprinted.pop().fingerprint
         for stack in self._ledger.expire(time.monotonic()):
             self._recording.note(stack.instrument, [stack])
             self._publish(stack, Latency())
@@ -258,6 +265,7 @@ class Service:
                 self._abandon(stack)
             else:
                 desk.embed(SliceJob(stack, message, received_ns))
+                self._unprinted.append(stack.received[message.header.index])
         else:
             self._recording.note(instrument, outcome.changed, reply)
         for changed in outcome.changed:
