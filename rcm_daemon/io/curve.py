@@ -81,6 +81,8 @@ def demand_curve(endpoint: str, *, locked: bool, allow_unencrypted_remote: bool)
     ConfigurationError
         It is one.
     """
+    if "://" not in endpoint:
+        return  # no endpoint at all, as whoever connects to it will say
     if not locked and not allow_unencrypted_remote and not is_loopback(endpoint):
         detail = f"{endpoint} is not loopback: give a --key, or say --allow-unencrypted-remote"
         raise ConfigurationError([detail])
