@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rcm_daemon")
 
+WATCH_S = 0.05
+"""Connections are looked after this often, and whenever one changes."""
+
 
 class Endpoints:
     """Binds results, control and acknowledged ingest; connects to slices later.
@@ -37,6 +40,9 @@ class Endpoints:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._context: Context = Context()
+        self._polled: list[Any] = []
+        self._poller = zmq.Poller()
+        self._watch_at_s = 0.0
         self.slices: dict[Socket, bytes | None] = {}  # with the public key of the controller, if locked
         try:
             locked = any(map(settings.is_encrypted, settings.endpoints))
@@ -74,18 +80,23 @@ class Endpoints:
 
     def poll(self, others: Iterable[Any], patience_ms: int, *, wants_slices: bool) -> set[Any]:
         """Wait for something to do, but not for slices that are not wanted now."""
-        poller = zmq.Poller()
-        for socket in (self.results.socket, self.control.socket, *self.door.monitors, *others):
-            poller.register(socket, zmq.POLLIN)
+        polled = [self.results.socket, self.control.socket, *self.door.monitors, *others]
         if wants_slices:
-            for socket in (*self.slices, *([self.ingest.socket] if self.ingest is not None else [])):
-                poller.register(socket, zmq.POLLIN)
-        return {socket for socket, _ in poller.poll(patience_ms)}
+            polled += [*self.slices, *([self.ingest.socket] if self.ingest is not None else [])]
+        if polled != self._polled:
+            self._polled, self._poller = polled, zmq.Poller()
+            for socket in polled:
+                self._poller.register(socket, zmq.POLLIN)
+        return {socket for socket, _ in self._poller.poll(patience_ms)}
 
-    def keep_watch(self) -> None:
+    def keep_watch(self, ready: set[Any]) -> None:
         """Account for refused connections, and send away subscribers whose key has been revoked."""
-        self.door.note_events(time.monotonic())
-        self.door.report_refusals(time.monotonic())
+        now_s = time.monotonic()
+        if now_s < self._watch_at_s and ready.isdisjoint(self.door.monitors):
+            return
+        self._watch_at_s = now_s + WATCH_S
+        self.door.note_events(now_s)
+        self.door.report_refusals(now_s)
         if self.results.serves_revoked:
             # libzmq cannot send a single one away: all go, the others come again.
             self.door.leave(self.results.socket)
@@ -97,6 +108,8 @@ class Endpoints:
     def close(self) -> None:
         """Send what is still to be sent, and close everything."""
         self.door.report_refusals(float("inf"))
+        # Monitors close when nothing refers to them any more.
+        self._polled, self._poller = [], zmq.Poller()
         self.door.close()
         for socket in self.slices:
             socket.close(linger=0)

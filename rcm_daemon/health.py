@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from rcm_daemon import __version__
 if TYPE_CHECKING:
     from rcm_daemon.bundles import Bundles
     from rcm_daemon.core.ledger import Ledger
-    from rcm_daemon.core.rejection import Rule
+    from rcm_daemon.core.pseudonyms import Pseudonyms
+    from rcm_daemon.core.rejection import Rejection
     from rcm_daemon.inference import Inference
     from rcm_daemon.io.door import Door
     from rcm_daemon.lifecycle import Lifecycle
@@ -20,20 +22,29 @@ if TYPE_CHECKING:
     from rcm_daemon.recording import Recording
     from rcm_daemon.vitals import Vitals
 
+log = logging.getLogger("rcm_daemon")
+
 
 @dataclass
 class Counts:
     """What has come since the start: messages, well-formed slices, answers of workers, refusals by rule."""
 
+    pseudonyms: Pseudonyms
     n_messages: int = 0
     n_slices: int = 0
     n_done: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
     started_s: float = field(default_factory=time.monotonic)
 
-    def refuse(self, rule: Rule) -> None:
-        """Count a refusal."""
-        self.rejections[rule.name] += 1
+    def refuse(self, rejection: Rejection) -> None:
+        """Count and log a refusal."""
+        self.rejections[rejection.rule.name] += 1
+        origin = rejection.origin
+        # Stack ids can hold patients' names, and what was expected and got can quote them.
+        stack = self.pseudonyms.of(origin.stack_id) if origin.stack_id else ""
+        fields = {"rule": rejection.rule.name.lower(), "number": f"R{rejection.rule.value}"}
+        fields |= {"instrument": origin.instrument, "stack": stack, "index": str(origin.index)}
+        log.warning("message refused", extra=fields)
 
 
 @dataclass(frozen=True)

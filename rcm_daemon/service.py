@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency
 from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
-from rcm_daemon.core.rejection import Origin, Rejection, Rule
+from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.wire import parse
 from rcm_daemon.endpoints import Endpoints
 from rcm_daemon.errors import InferenceError
@@ -40,17 +41,18 @@ from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
 from rcm_daemon.questions import Questions
 from rcm_daemon.recording import Recording
-from rcm_daemon.refusals import note_refusal
 from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
 
+SWITCH_S = 0.0005
+"""The journal's thread gives way to the loop after this; by default it would be after 5 ms."""
 LOOP_S = 1.0
 """At least this often the loop turns, so that the watchdog is fed and idle stacks are seen."""
 
@@ -77,8 +79,8 @@ class Service:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
-        self._counts = Counts()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
+        self._unprinted: list[Received] = []
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -87,16 +89,17 @@ class Service:
             undo.callback(self._state_dir.close)
             undo.callback(self._inference.close_all)
             self._bundles = Bundles(self._inference, settings, self._state_dir)
-            self._pseudonyms = Pseudonyms(self._state_dir.salt())
+            pseudonyms = Pseudonyms(self._state_dir.salt())
+            self._counts = Counts(pseudonyms)
             self._endpoints = Endpoints(settings)
             undo.callback(self._endpoints.abort)
             self._vitals = Vitals(settings, self._endpoints.door)
             undo.callback(self._vitals.close)
             journal = open_journal(settings.state_dir)
-            results, n_kept = self._endpoints.results, settings.n_ended_kept
-            shown = self._pseudonyms if settings.pseudonymise else None
-            self._publishing = Publishing(results, self._state_dir, n_kept, shown)
-            self._publishing.recall(journal.newest_results(settings.n_ended_kept))
+            shown = pseudonyms if settings.pseudonymise else None
+            results, n_ended_kept = self._endpoints.results, settings.n_ended_kept
+            self._publishing = Publishing(results, self._state_dir, n_ended_kept, shown)
+            self._publishing.recall(journal.newest_results(n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
             writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
             self._recording = Recording(self._ledger, journal, writer)
@@ -126,6 +129,7 @@ class Service:
         ConfigurationError
             Slices cannot be connected to.
         """
+        sys.setswitchinterval(SWITCH_S)
         self._endpoints.connect_slices()
         self._restore()
         self._vitals.ready()
@@ -158,10 +162,9 @@ class Service:
 
     def _turn(self, *, wants_slices: bool) -> None:
         """Wait until there is something to do, and do all of it."""
-        endpoints = self._endpoints
-        others = (self._wakeup, self._inference)
-        ready = endpoints.poll(others, self._patience_ms(), wants_slices=wants_slices)
-        endpoints.keep_watch()
+        endpoints, patience_ms = self._endpoints, self._patience_ms()
+        ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
+        endpoints.keep_watch(ready)
         self._vitals.beat(
             time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
         )
@@ -175,7 +178,7 @@ class Service:
             try:
                 self._questions.serve()
             except Rejection as rejection:
-                note_refusal(rejection, self._counts, self._pseudonyms)
+                self._counts.refuse(rejection)
         for socket, key in endpoints.slices.items():
             if socket in ready:
                 self._on_frames(socket.recv_multipart(copy=False), key)
@@ -185,6 +188,8 @@ class Service:
         for desk in list(self._inference.desks):
             for outcome in desk.advance(time.monotonic()):
                 self._on_outcome(desk, outcome)
+        while self._unprinted:  # now, while the CNN runs
+            _ = self._unprinted.pop().fingerprint
         for stack in self._ledger.expire(time.monotonic()):
             self._recording.note(stack.instrument, [stack])
             self._publish(stack, Latency())
@@ -238,7 +243,7 @@ class Service:
             if may_account(bound, rejection.origin.instrument):
                 self._report(rejection, self._ledger.refuse(rejection), peer)
             else:
-                note_refusal(rejection, self._counts, self._pseudonyms)
+                self._counts.refuse(rejection)
                 self._acknowledge(Reply.refusal(peer, rejection))
             return
         self._counts.n_slices += isinstance(message, Slice)
@@ -260,6 +265,7 @@ class Service:
                 self._abandon(stack)
             else:
                 desk.embed(SliceJob(stack, message, received_ns))
+                self._unprinted.append(stack.received[message.header.index])
         else:
             self._recording.note(instrument, outcome.changed, reply)
         for changed in outcome.changed:
@@ -267,7 +273,7 @@ class Service:
 
     def _report(self, rejection: Rejection, reporting: Acquisition | None, peer: bytes) -> None:
         """Count, log and write down a refused message, and publish the stack whose results report it."""
-        note_refusal(rejection, self._counts, self._pseudonyms)
+        self._counts.refuse(rejection)
         reply = Reply.refusal(peer, rejection) if peer else None
         if self._ledger.instrument(rejection.origin.instrument) is not None:
             stacks = [reporting] if reporting is not None else []
@@ -318,10 +324,9 @@ class Service:
 
     def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
         """Refuse a slice that had been accepted."""
-        self._ledger.unusable(stack, index, rule, detail)
-        self._recording.refused(stack, index, f"R{rule.value} {rule.name.lower()}: {detail}")
-        origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id, index)
-        note_refusal(Rejection(rule, detail, origin), self._counts, self._pseudonyms)
+        rejection = self._ledger.unusable(stack, index, rule, detail)
+        self._recording.refused(stack, index, str(rejection))
+        self._counts.refuse(rejection)
 
     def _on_not_opened(self, desk: Desk, complaint: str) -> None:
         stranded = desk.stacks()
@@ -338,9 +343,9 @@ class Service:
         """End a stack whose bundle is gone; what was embedded of it stays in the journal."""
         detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
         log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
-        for index in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
-            self._counts.refuse(Rule.BUNDLE_GONE)
-            self._recording.settle_refused(stack, index, detail)
+        for rejection in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
+            self._counts.refuse(rejection)
+            self._recording.settle_refused(stack, rejection.origin.index, str(rejection))
         self._recording.note(stack.instrument, [stack])
         self._publish(stack, Latency())
 

@@ -13,7 +13,7 @@ from rcm_daemon.core.admission import origin_of
 from rcm_daemon.core.instrument import Instrument, Recent
 from rcm_daemon.core.records import Heartbeat, Slice, StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
-from rcm_daemon.core.stack import Acquisition, Received, State, digest, fingerprint
+from rcm_daemon.core.stack import Acquisition, Received, State, digest
 
 if TYPE_CHECKING:
     from rcm_daemon.core.records import Message, SliceHeader, StrataEstimate
@@ -80,13 +80,11 @@ class Ledger:
         """Take over an instrument as it was before a restart."""
         self._instruments[name] = known
 
-    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[int]:
-        """End a stack whose slices in hand can no longer be labelled; they are refused, and returned."""
-        indices = sorted(stack.pending)
-        for index in indices:
-            self.unusable(stack, index, rule, detail)
+    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[Rejection]:
+        """End a stack whose slices in hand can no longer be labelled; they are refused."""
+        rejections = [self.unusable(stack, index, rule, detail) for index in sorted(stack.pending)]
         self._close(self._instruments[stack.instrument], stack, "abandoned")
-        return indices
+        return rejections
 
     def open_stacks(self) -> list[Acquisition]:
         """Return the open acquisitions, one an instrument at most."""
@@ -144,13 +142,15 @@ class Ledger:
         acquisition.partial = partial
         acquisition.estimate = estimate
 
-    def unusable(self, acquisition: Acquisition, index: int, rule: Rule, detail: str) -> None:
+    def unusable(self, acquisition: Acquisition, index: int, rule: Rule, detail: str) -> Rejection:
         """Refuse an accepted slice that could not be embedded or labelled; it may be sent again."""
         acquisition.pending.discard(index)
         acquisition.received.pop(index, None)
         self._instruments[acquisition.instrument].forget((acquisition.number, index))
         origin = Origin(acquisition.instrument, acquisition.run_id, -1, "slice", acquisition.stack_id, index)
-        acquisition.note_rejection(Rejection(rule, detail, origin))
+        rejection = Rejection(rule, detail, origin)
+        acquisition.note_rejection(rejection)
+        return rejection
 
     def expire(self, now_s: float) -> list[Acquisition]:
         """End the stacks that have been idle for too long; returns them."""
@@ -199,22 +199,16 @@ class Ledger:
     ) -> Outcome:
         """Account for a message with a number of its own; one that is sent again does nothing."""
         seen = known.numbering.observe(origin.msg_number) == "repeated"
-        picture = fingerprint(message) if isinstance(message, Slice) else b""
-        mark = digest(message, picture)
+        mark = digest(message)
         recent = known.recent.get(origin.msg_number) if seen else None
-        if recent is not None and recent.digest == mark:
-            status: Status = "conflict" if recent.is_conflict else "duplicate"
-            stack = known.current
-            if stack is None or stack.stack_id != origin.stack_id or not picture:
-                return Outcome(status)
-            stack.touched_s = now_s
-            return Outcome(status, changed=[stack])
+        if recent is not None and recent.digest == mark and not self._tells_by_picture(known, origin):
+            return Outcome("conflict" if recent.is_conflict else "duplicate")
         if isinstance(message, StackStart):
             outcome = self._start(known, message, now_s)
         elif isinstance(message, StackEnd):
             outcome = self._end(known, message, origin, now_s)
         else:
-            outcome = self._slice(known, message, picture, origin, now_s)
+            outcome = self._slice(known, message, origin, now_s)
         slice_ = (outcome.embed.number, origin.index) if outcome.embed is not None else None
         known.take(origin.msg_number, Recent(mark, outcome.status == "conflict", slice_))
         return outcome
@@ -262,9 +256,19 @@ class Ledger:
             self._close(known, acquisition, "incomplete" if acquisition.missing_index else "complete")
         return Outcome(changed=[acquisition])
 
-    def _slice(
-        self, known: Instrument, message: Slice, picture: bytes, origin: Origin, now_s: float
-    ) -> Outcome:
+    @staticmethod
+    def _tells_by_picture(known: Instrument, origin: Origin) -> bool:
+        """Whether a slice that comes again is compared with the first by its bytes, in the stack at hand."""
+        stack = known.current
+        return (
+            origin.htype == "slice"
+            and stack is not None
+            and (stack.stack_id, stack.ended) == (origin.stack_id, "open")
+            and origin.index in stack.received
+            and origin.msg_number >= stack.first_msg_number
+        )
+
+    def _slice(self, known: Instrument, message: Slice, origin: Origin, now_s: float) -> Outcome:
         header = message.header
         acquisition = known.current
         changed: list[Acquisition] = []
@@ -281,7 +285,7 @@ class Ledger:
         acquisition.touched_s = now_s
         acquisition.run_id = header.run_id
         seen = acquisition.received.get(header.index)
-        new = Received(header.z_um, picture)
+        new = Received(header.z_um, slice_=message)
         if seen == new:  # the sender that repeats is answered again with the same state
             return Outcome("duplicate", changed=[*changed, acquisition])
         if seen is not None:

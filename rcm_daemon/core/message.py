@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
@@ -123,7 +122,7 @@ class StrataMessage(BaseModel):
 
     def to_json(self) -> str:
         """Return strict JSON on one line."""
-        return json.dumps(self.model_dump(by_alias=True), allow_nan=False, separators=(",", ":"))
+        return self.model_dump_json(by_alias=True)  # numbers that are not finite did not get past validation
 
 
 def build_message(

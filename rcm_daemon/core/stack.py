@@ -67,26 +67,47 @@ class PartialStack:
         return np.array([s.weight for s in self.slices], np.float32)
 
 
-@dataclass(frozen=True)
 class Received:
-    """What is kept of an accepted slice to know it again; its bytes are not kept."""
+    """What is kept of an accepted slice to know it again: its depth and its fingerprint.
 
-    z_um: float
-    fingerprint: bytes
+    The fingerprint takes as long as all other bookkeeping, so it is taken on first use, which can be while
+    the CNN runs; until then the slice is kept.
+    """
+
+    __slots__ = ("_fingerprint", "_slice", "z_um")
+
+    def __init__(self, z_um: float, fingerprint: bytes = b"", slice_: Slice | None = None) -> None:
+        self.z_um = z_um
+        self._fingerprint = fingerprint
+        self._slice = slice_
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of all that makes the picture: bytes, scale and pitch."""
+        if self._slice is not None:
+            self._fingerprint = _fingerprint(self._slice)
+            self._slice = None
+        return self._fingerprint
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Received) and self.z_um == other.z_um and self.fingerprint == other.fingerprint
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # two that are equal need not be told apart
 
 
-def fingerprint(received: Slice) -> bytes:
-    """Return a digest of all that makes a slice's picture: bytes, scale and pitch."""
+def _fingerprint(received: Slice) -> bytes:
     header = received.header
-    digest = hashlib.sha256(received.blob)
-    digest.update(repr((header.dtype, header.shape, header.max_value, header.pixel_size_um)).encode())
-    return digest.digest()
+    mark = hashlib.sha256(received.blob)
+    mark.update(repr((header.dtype, header.shape, header.max_value, header.pixel_size_um)).encode())
+    return mark.digest()
 
 
-def digest(message: StackStart | StackEnd | Slice, picture: bytes = b"") -> bytes:
-    """Return what tells a message, of a slice with its fingerprint `picture`, from every other."""
+def digest(message: StackStart | StackEnd | Slice) -> bytes:
+    """Return what tells a message from every other by its header, so that it need not be kept itself."""
     header = message.header if isinstance(message, Slice) else message
-    return hashlib.sha256(header.model_dump_json(by_alias=True).encode() + picture).digest()[:16]
+    return hashlib.sha256(header.model_dump_json(by_alias=True).encode()).digest()[:16]
 
 
 @dataclass

@@ -45,6 +45,23 @@ def snippet(name: str) -> str:
 def test_snippets_are_short():
     assert len(snippet("publisher").splitlines()) <= 30
     assert len(snippet("subscriber").splitlines()) <= 15
+    assert len(snippet("client").splitlines()) <= 15
+
+
+def test_the_readmes_client_stores_a_stack(tmp_path):
+    from harness import Daemon, free_endpoint
+
+    from rcm_daemon.bundle.location import default_bundle_path
+
+    endpoint = free_endpoint()
+    daemon = Daemon(tmp_path, default_bundle_path(), "--ingest-bind", endpoint)
+    program = tmp_path / "client.py"
+    program.write_text(snippet("client").replace("tcp://127.0.0.1:6783", endpoint))
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "12 messages stored\n"
+    state = daemon.ask({"htype": "get_state", "stack_id": "first stack"})["stacks"][0]
+    assert (state["state"], state["n_slices"]) == ("complete", 10)
+    assert daemon.stop() == 0
 
 
 def test_the_readmes_publisher_and_subscriber_talk_through_the_daemon(tmp_path):

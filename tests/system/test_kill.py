@@ -17,3 +17,13 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
     assert not report.faults
     assert report.n_daemon_kills + report.n_worker_kills == 20
     assert report.n_slices > 20
+
+
+@pytest.mark.slow
+@pytest.mark.hazard("H26")
+@pytest.mark.timeout(7_200)
+def test_five_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
+    report = run_kills(tmp_path, 500, seed=11)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.faults

@@ -165,6 +165,7 @@ def test_a_death_while_idle_charges_nobody(desk, supervisor):
     assert desk.n_deaths == 3
 
 
+@pytest.mark.hazard("H25")
 def test_a_slice_that_fails_to_embed_is_refused_with_the_reason(desk, supervisor):
     desk.embed(job(stack_named("a"), 0))
     desk.advance(EPOCH_S)

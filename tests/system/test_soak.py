@@ -1,0 +1,31 @@
+"""The soak, short on every change and long under `make slow`."""
+
+from __future__ import annotations
+
+import pytest
+from soak import run_soak
+
+
+@pytest.mark.hazard("H37")
+@pytest.mark.hazard("H38")
+@pytest.mark.hazard("H39")
+@pytest.mark.timeout(600)
+def test_half_a_minute_at_full_rate_loses_nothing_unreported(tmp_path, capsys):
+    report = run_soak(tmp_path, 0.5)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.faults
+    assert report.n_slices > 0
+    assert abs(report.n_descriptors[1] - report.n_descriptors[0]) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.hazard("H36")
+@pytest.mark.timeout(7_200)
+def test_half_an_hour_at_full_rate_does_not_grow(tmp_path, capsys):
+    report = run_soak(tmp_path, 30)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert not report.faults
+    assert report.slope_mb_an_hour < 1.0
+    assert abs(report.n_descriptors[1] - report.n_descriptors[0]) <= 3
