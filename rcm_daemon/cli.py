@@ -191,6 +191,12 @@ def simulate(
     z_step_um: ZStepOption = None,
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
+    follow_advice: Annotated[
+        bool, typer.Option("--follow-advice", help="Take each next phantom slice where the daemon advises.")
+    ] = False,
+    results_at: Annotated[
+        str, typer.Option("--results", metavar="EP", help="The daemon's results, for --follow-advice.")
+    ] = "tcp://127.0.0.1:6781",
     key: KeyOption = None,
     server_key: ServerKeyOption = "daemon",
     keys_dir: KeysDirOption = None,
@@ -209,14 +215,17 @@ def simulate(
     place.check(allow_unencrypted_remote=unencrypted)
     if source == "phantom":
         pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
-        simulate_phantoms(place, fps, stacks, seed, size, pitch_um, z_step_um)
+        advisor = results_at if follow_advice else None
+        simulate_phantoms(place, fps, stacks, seed, size, pitch_um, z_step_um, advisor)
     else:
+        if follow_advice:
+            raise ConfigurationError(["--follow-advice needs depths of choice: a phantom, no recorded stack"])
         simulate_recorded(Path(source), place, fps, stacks, z_step_um, pixel_size_um, series)
 
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 14,
+    seed: Annotated[int, typer.Option(min=0, help="Which phantom.")] = 0,
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second.")] = 10.0,
     plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Where to draw the stack.")] = Path(
         "demo.png"

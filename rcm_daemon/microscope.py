@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import zmq
@@ -24,6 +25,7 @@ from rcm_daemon.readers import open_stack
 from rcm_daemon.simulator import make_phantom
 from rcm_daemon.simulator.player import Player
 from rcm_daemon.simulator.publisher import Publisher
+from rcm_daemon.watch import results, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
     from rcm_daemon.core.records import Message
     from rcm_daemon.simulator import Phantom
+
+
+ADVICE_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,23 @@ def simulate_phantoms(
     side_px: int,
     pixel_size_um: float,
     z_step_um: float | None,
+    results_at: str | None = None,
 ) -> None:
     """Publish phantoms with seeds `seed`, `seed + 1`, ... once somebody listens.
+
+    With `results_at`, an endpoint of the daemon's, each next slice is taken where the last answer advises.
 
     Raises
     ------
     ConfigurationError
         No such instrument, endpoint or phantom.
     """
-    with _player(place) as player:
+    with ExitStack() as stack:
+        answers = None
+        if results_at is not None:
+            curve = client_of(place.keys_dir, place.key, place.server_key) if place.key is not None else None
+            answers = stack.enter_context(subscribe(results_at, f"strata.{place.instrument}.", curve))
+        player = stack.enter_context(_player(place))
         for number in range(n_stacks):
             try:
                 phantom = make_phantom(
@@ -92,8 +105,14 @@ def simulate_phantoms(
                 )
             except ValueError as error:
                 raise ConfigurationError([str(error)]) from error
-            player.play(phantom_plan(phantom), phantom.render, fps)
-            _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
+            plan = phantom_plan(phantom)
+            if answers is None:
+                player.play(plan, phantom.render, fps)
+                _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
+            else:
+                advised = partial(_advice, answers, plan.stack_id)
+                n_sent = player.follow(plan, phantom.render_at, advised)
+                _say(f"{phantom.stack_id}: {n_sent} slices sent, {len(phantom.z_um)} in the full sweep")
 
 
 def simulate_recorded(
@@ -114,6 +133,21 @@ def simulate_recorded(
             for _ in range(n_times):
                 player.play(plan, stack.read, fps)
                 _say(f"{stack.stack_id}: {len(stack.z_um)} slices sent")
+
+
+def _advice(answers: zmq.Socket[bytes], stack_id: str, n_sent: int) -> tuple[str, float]:
+    """Wait for the answer to slice number `n_sent` of a stack; a daemon that gives no advice goes on."""
+    deadline_s = time.monotonic() + ADVICE_PATIENCE_S
+    for fields in results(answers):
+        if fields is None:
+            if time.monotonic() > deadline_s:
+                raise RcmError(
+                    f"the daemon must answer every slice, no answer came to {n_sent} of {stack_id}"
+                )
+            continue
+        if fields["stack_id"] == stack_id and fields["n_slices"] + fields["n_rejected"] >= n_sent:
+            return fields["advice"], fields["advice_z_um"]
+    raise RcmError("the results ended")
 
 
 @contextmanager

@@ -23,7 +23,15 @@ from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
 from trainer.run_folder import load_checkpoint, provenance
 from trainer.schedule import learning_rate
-from trainer.starting import is_bundle, open_start, origin, settle_norms, take_cnn, take_state
+from trainer.starting import (
+    fit_classifier,
+    is_bundle,
+    open_start,
+    origin,
+    settle_norms,
+    take_cnn,
+    take_state,
+)
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
@@ -36,8 +44,8 @@ if TYPE_CHECKING:
 
 CNN_SCHEMA = "rcm-cnn-1"
 VALIDATION_BATCH = 128
-N_SETTLED = 64
-"""Training slices from which a bundle's CNN gets its batch norms' statistics."""
+N_SETTLED, N_FITTED = 64, 512
+"""Training slices from which a bundle's CNN gets its batch norms' statistics, and its classifier."""
 
 
 @dataclass(frozen=True)
@@ -255,9 +263,12 @@ def _start(network: InceptionStrata, path: Path, prepared: PreparedSet, rows: np
         take_state(network, other.state_dict(), path)
         return origin(checkpoint["provenance"])
     bundle = open_start(path)
-    take_cnn(network, bundle)
-    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), N_SETTLED)).astype(np.int64)]
-    settle_norms(network, _read(prepared, spread, network.n_slices))
+    with_classifier = take_cnn(network, bundle)
+    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), N_FITTED)).astype(np.int64)]
+    settled = spread[:: max(1, len(spread) // N_SETTLED)]
+    settle_norms(network, _read(prepared, settled, network.n_slices))
+    if not with_classifier:
+        fit_classifier(network, _read(prepared, spread, network.n_slices), prepared.labels[spread])
     return origin(bundle)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.bundle.field import to_field
-from rcm_daemon.core.quality import quality_flags
+from rcm_daemon.core.quality import quality_flags, weight_of
 from rcm_daemon.core.stack import EmbeddedSlice
 
 if TYPE_CHECKING:
@@ -44,4 +44,5 @@ def embed_slice(
         above, below = (field_of(pixels)[0] for pixels in neighbours)
         image = np.stack([above, field, below])
     embedding = networks.embed(image, f"slice {header.index}")
-    return EmbeddedSlice(header.index, header.z_um, embedding, flags=(*quality_flags(field), *flags))
+    flags = (*quality_flags(field), *flags)
+    return EmbeddedSlice(header.index, header.z_um, embedding, weight_of(flags), flags)

@@ -59,14 +59,19 @@ class Estimation:
         """Estimate n >= 1 slices; `share_seen` is their share of the planned stack, 0 = not known.
 
         Of a dark slice all strata count as equally probable, so that its label follows from its neighbours:
-        a network has been seen to call a black picture epidermis with a probability of 0.98.
+        the network has been seen to call a black picture epidermis with a probability of 0.98.
+
+        Raises
+        ------
+        InferenceError
+            If the evidence leaves nothing possible.
         """
         is_dark = np.array([DARK in s.flags for s in stack.slices], np.bool_)
         probabilities = np.where(is_dark[:, None], np.float32(1 / 3), given.probabilities)
         if self.parameters is not None and given.evidence is not None:
             return monotone_estimate(
                 stack.z_um,
-                np.where(is_dark, np.float32(0), stack.weight),
+                stack.weight,
                 probabilities,
                 given.evidence,
                 self.parameters,

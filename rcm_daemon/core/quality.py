@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 DARK = "dark"
 """Flag of a slice without a picture: whatever the network makes of it is no evidence."""
 DARK_GREY = 16
+SATURATED = "saturated"
+WEIGHTS = {DARK: 0.0, SATURATED: 0.3}
+"""Trust in a slice with this flag; in others it is 1."""
 SATURATED_GREY = 250
 SATURATED_SHARE = 0.25
 
@@ -28,5 +31,10 @@ def quality_flags(image: NDArray[np.uint8]) -> tuple[str, ...]:
     if counts[DARK_GREY:].sum() < 0.01 * total:
         flags.append(DARK)
     if counts[SATURATED_GREY:].sum() > SATURATED_SHARE * total:
-        flags.append("saturated")
+        flags.append(SATURATED)
     return tuple(flags)
+
+
+def weight_of(flags: tuple[str, ...]) -> float:
+    """Return the trust (0..1) in a slice with these flags."""
+    return min((WEIGHTS[flag] for flag in flags if flag in WEIGHTS), default=1.0)

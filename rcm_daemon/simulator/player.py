@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rcm_daemon.core.controller import Controller, StackPlan
@@ -58,6 +59,40 @@ class Player:
             due_s += 1.0 / fps
         self._pause_until(due_s, plan.stack_id)
         self._send(self._controller.end(plan, len(images)))
+
+    def follow(
+        self,
+        plan: StackPlan,
+        image_at: Callable[[float, int], Image],
+        advised: Callable[[int], tuple[str, float]],
+    ) -> int:
+        """Send one stack whose depths are chosen on the way; returns how many slices it has.
+
+        Parameters
+        ----------
+        plan
+            Its first depth is where the stack begins; the mean step of its depths is that of a sweep, and it
+            has at most as many slices.
+        image_at
+            Gives the picture at a depth in um, as slice `index`.
+        advised
+            Given the number of slices sent, waits for the answer to the last of them: `continue` (a step
+            below the deepest), `acquire_at` a depth, or `stop`.
+        """
+        step_um = (plan.z_um[-1] - plan.z_um[0]) / max(1, len(plan.z_um) - 1)
+        start = self._controller.start(plan)
+        self._send(start.model_copy(update={"n_slices": 0, "z_step_um": 0.0}))
+        z_um = [plan.z_um[0]]
+        while True:
+            index = len(z_um) - 1
+            image = image_at(z_um[-1], index)
+            so_far = replace(plan, z_um=tuple(z_um))
+            self._send(self._controller.slice(so_far, index, image, time.time_ns()))
+            kind, wanted_um = advised(len(z_um))
+            if kind == "stop" or len(z_um) == len(plan.z_um):
+                self._send(self._controller.end(plan, len(z_um)))
+                return len(z_um)
+            z_um.append(wanted_um if kind == "acquire_at" else max(z_um) + step_um)
 
     def _pause_until(self, due_s: float, stack_id: str) -> None:
         while (left_s := due_s - time.monotonic()) > 0:

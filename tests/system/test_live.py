@@ -112,3 +112,25 @@ def test_simulate_waits_for_a_listener_and_plays_at_the_rate():
     rest = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     assert "sent" not in rest
+
+
+def test_a_microscope_that_follows_the_advice_needs_fewer_slices(daemon):
+    results = daemon.subscribe()
+    words = ["phantom", "--bind", daemon.slices, "--seed", "6", "--size", "500", "--pixel-size-um", "1"]
+    process = microscope(*words, "--follow-advice", "--results", daemon.results)
+    phantom = make_phantom(6, shape=(500, 500), pixel_size_um=1.0)
+    final = results.until(state="complete", stack_id="phantom-6")
+    assert process.wait(60) == 0
+    assert "in the full sweep" in process.stderr.read()
+    process.stderr.close()
+    assert final["n_slices"] < len(phantom)
+    assert final["n_missing"] == final["n_lost"] == 0
+    assert final["epidermis_dej_found"]
+    assert final["dej_dermis_found"]
+
+
+def test_advice_is_for_phantoms_alone():
+    process = microscope("stack.tif", "--follow-advice")
+    assert process.wait(60) == 78
+    assert "a phantom, no recorded stack" in process.stderr.read()
+    process.stderr.close()

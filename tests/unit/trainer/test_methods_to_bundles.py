@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
     from trainer.networks.rcn import RecurrentStrata
 
+    Answers = Callable[..., np.ndarray]
+
 LENGTHS = (1, 2, 7, 50, 101)
 LONGEST = 50
 NETWORKS = [method.name for method in METHODS.values() if method.trained_by != "textons"]
 KINDS = {"whole stack": "whole", "partial stack": "partial", "single image": "single"}
 
 
-def trained(work: Path, folder: Path, name: str) -> tuple[Path, Callable[[torch.Tensor], torch.Tensor]]:
-    """Train one method and write its bundle; what torch says of embeddings [n, 256] comes with it."""
+def trained(work: Path, folder: Path, name: str) -> tuple[Path, Answers]:
+    """Train one method and write its bundle; what torch answers to the same inputs comes with it."""
     method, rcn = METHODS[name], folder / "rcn"
     arguments = ["--method", name, "--workers", "1", "--epochs", "2"]
     cnn = work / "cnn"
@@ -44,7 +46,7 @@ def trained(work: Path, folder: Path, name: str) -> tuple[Path, Callable[[torch.
         arguments += ["--max-slices", str(LONGEST)] if name == "global" else []
         run("rcn", "--data", work / "data", "--cnn", cnn, "--out", rcn, *arguments, "--copies", "0")
         network = load_rcn(rcn)[0]
-        check_kernel(network, METHODS[name].changes.get("half_width"))
+        check_kernel(network)
         pair = ("--rcn", rcn)
     else:
         if method.changes:  # otherwise it is the CNN that stands already
@@ -53,19 +55,22 @@ def trained(work: Path, folder: Path, name: str) -> tuple[Path, Callable[[torch.
         classifier, pair = load_cnn(cnn)[0], ()
     run("export", "--cnn", cnn, *pair, "--out", folder / "bundle", "--name", name)
 
-    def said(embeddings: torch.Tensor) -> torch.Tensor:
-        if method.trained_by == "rcn":
-            return network(embeddings[None], torch.tensor([len(embeddings)]))[0]
-        return classifier.fc(embeddings.relu())
+    @torch.inference_mode()
+    def answers(embeddings: np.ndarray, *places: np.ndarray) -> np.ndarray:
+        rows = torch.from_numpy(embeddings)
+        if method.trained_by == "cnn":
+            return torch.softmax(classifier.fc(rows.relu()), -1).numpy()
+        given = (torch.from_numpy(values)[None] for values in places)
+        return torch.softmax(network(rows[None], torch.tensor([len(rows)]), *given)[0], -1).numpy()
 
-    return folder / "bundle", said
+    return folder / "bundle", answers
 
 
-def check_kernel(network: RecurrentStrata, half_width: int | None) -> None:
-    assert isinstance(network.attention, ToeplitzAttention) == (half_width is not None)
-    if half_width is None:
+def check_kernel(network: RecurrentStrata) -> None:
+    assert isinstance(network.attention, ToeplitzAttention) == (network.architecture.attention == "toeplitz")
+    if not isinstance(network.attention, ToeplitzAttention):
         return
-    kernel = network.attention.kernel()
+    half_width, kernel = network.architecture.half_width, network.attention.kernel()
     assert len(kernel) == 2 * half_width + 1
     assert (kernel >= 0).all()
     assert kernel.sum().item() == pytest.approx(1, abs=1e-6)
@@ -83,11 +88,11 @@ def daemon_says(*words: object) -> str:
 def test_a_methods_bundle_is_checked_replays_and_says_what_torch_says(
     work: Path, tmp_path: Path, name: str
 ) -> None:
-    bundle, said = trained(work, tmp_path, name)
+    bundle, answers = trained(work, tmp_path, name)
     manifest = Manifest.load(bundle)
     assert manifest.kind == ("context" if name == "iv3-context" else KINDS[METHODS[name].sees])
     assert manifest.max_slices == (LONGEST if name == "global" else 0)
-    assert manifest.attention_half_width == METHODS[name].changes.get("half_width", 0)
+    assert manifest.attention_half_width == METHODS[name].changes.get("half_width", int(name == "live"))
     assert "FAIL" not in daemon_says("check", bundle, "--provider", "cpu")
     session = onnxruntime.InferenceSession(bundle / "rcn.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
@@ -95,10 +100,11 @@ def test_a_methods_bundle_is_checked_replays_and_says_what_torch_says(
         if manifest.max_slices and n_slices > manifest.max_slices:
             continue
         embeddings = rng.normal(size=(n_slices, 256)).astype(np.float32)
-        with torch.inference_mode():
-            expected = torch.softmax(said(torch.from_numpy(embeddings)), -1).numpy()
-        (found,) = session.run(None, {"embeddings": embeddings})
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        z_um = np.cumsum(rng.uniform(1, 5, n_slices)).astype(np.float32)
+        given = {"embeddings": embeddings, "z_um": z_um, "weight": np.ones(n_slices, np.float32)}
+        feed = {key: given[key] for key in manifest.rcn_inputs}
+        (found,) = session.run(["probabilities"], feed)
+        np.testing.assert_allclose(found, answers(*feed.values()), atol=1e-5)
     stack, final = load_data_set(work / "data").stacks[0], tmp_path / "final.json"
     options = ("--provider", "cpu", "--json", final, "--live-json", tmp_path / "live.json")
     daemon_says("replay", stack.files[0], "--bundle", bundle, *options)

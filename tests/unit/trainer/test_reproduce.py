@@ -244,7 +244,7 @@ def test_presets_and_recipes() -> None:
         rcn=replace(FULL.rcn, seed=3),
         textons=replace(FULL.textons, seed=3),
     )
-    with pytest.raises(DataSetError, match="a preset must be one of quick, paper"):
+    with pytest.raises(DataSetError, match="a preset must be one of quick, compact, paper"):
         preset_of("slow", 0, {}, {}, None)
 
 

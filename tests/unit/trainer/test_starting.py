@@ -25,9 +25,9 @@ from trainer.networks.inception import InceptionStrata, SliceEmbedder
 from trainer.networks.rcn import RecurrentStrata
 from trainer.onnx_graphs import cnn_graph
 from trainer.onnx_recurrent import rcn_graph
-from trainer.rcn_recipe import OURS, preset
+from trainer.rcn_recipe import LIVE, preset
 from trainer.run_folder import load_checkpoint
-from trainer.starting import settle_norms, take_cnn, take_rcn
+from trainer.starting import fit_classifier, settle_norms, take_cnn, take_rcn
 from trainer.train_cnn import CnnRecipe, load_cnn
 from trainer.train_rcn import load_rcn
 
@@ -52,10 +52,9 @@ def drawn(seed: int, changes) -> RecurrentStrata:
     return network
 
 
-@pytest.mark.parametrize("name", [*RECURRENT, "segmental"])
+@pytest.mark.parametrize("name", RECURRENT)
 def test_a_recurrent_network_comes_back_from_its_graph(name: str, tmp_path: Path) -> None:
-    changes = {"segmental": True} if name == "segmental" else METHODS[name].changes
-    written, started = drawn(1, changes), drawn(2, changes)
+    written, started = (drawn(seed, METHODS[name].changes) for seed in (1, 2))
     mean, scale = started.input_mean.clone(), started.input_scale.clone()
     prior = written.likelihood.prior() if written.likelihood else None
     graph = rcn_graph(copy.deepcopy(written), 1.5 if prior else 1.0).graph
@@ -91,13 +90,26 @@ def test_a_convolutional_network_comes_back_from_its_graph(work: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def test_the_classifier_is_in_a_single_image_bundle_only(work: Path) -> None:
+def test_the_classifier_is_in_a_single_image_bundle_and_fitted_for_others(work: Path) -> None:
+    trained, started = load_cnn(work / "cnn")[0], InceptionStrata(0.125, 75)
+    assert take_cnn(started, load_verified(work / "single"))
+    assert torch.equal(started.fc.weight, trained.fc.weight)
     started = InceptionStrata(0.125, 75)
     before = started.fc.weight.clone()
-    take_cnn(started, load_verified(work / "whole"))
+    assert not take_cnn(started, load_verified(work / "whole"))
     assert torch.equal(started.fc.weight, before)
-    take_cnn(started, load_verified(work / "single"))
-    assert torch.equal(started.fc.weight, load_cnn(work / "cnn")[0].fc.weight)
+    prepared = prepare(load_data_set(work / "data"), 75, work / "data" / "cache", n_workers=1)
+    slices, labels = torch.from_numpy(np.array(prepared.slices)), prepared.labels
+    for kept in (labels >= 0, labels > 0):  # all strata, two of them
+        fit_classifier(started, slices[kept], labels[kept])
+        with torch.inference_mode():
+            said = started.eval()(slices[kept]).numpy()
+            whether = trained(slices[kept]).argmax(1).numpy() == labels[kept]
+        assert np.mean(said.argmax(1) == labels[kept]) > max(0.5, whether.mean())
+    assert not started.fc.weight[0].any()
+    weight = started.fc.weight.clone()
+    fit_classifier(started, slices[:3], np.zeros(3, np.int64))  # one stratum teaches nothing
+    assert torch.equal(started.fc.weight, weight)
 
 
 def test_settled_norms_change_nothing_in_use_and_little_in_training(work: Path) -> None:
@@ -123,16 +135,27 @@ def test_the_default_bundle_starts_the_default_recipes() -> None:
     with np.load(default_bundle_path() / "golden.npz") as golden:
         slices, embeddings = golden["slices"], golden["slice_embeddings"]
         stack, probabilities = golden["stack_embeddings"], golden["stack_probabilities"]
+        evidence = golden["stack_evidence"]
+        places = [torch.from_numpy(golden[f"stack_{name}"])[None] for name in ("z_um", "weight")]
     recipe = CnnRecipe()
     cnn = InceptionStrata(recipe.width, recipe.size).eval()
     take_cnn(cnn, bundle)
-    rcn = RecurrentStrata(OURS.architecture).eval()
-    take_rcn(rcn, onnx.load_from_string(bundle.files["rcn.onnx"]).graph, bundle.folder)
+    rcn = RecurrentStrata(LIVE.architecture).eval()
+    graph = onnx.load_from_string(bundle.files["rcn.onnx"]).graph
+    take_rcn(rcn, graph, bundle.folder)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    temperature = float(
+        constants.get("temperature", 1.0)
+    )  # of the calibration, which starts do not take over
     with torch.inference_mode():
         found = SliceEmbedder(cnn)(torch.from_numpy(slices)).numpy()
-        said = torch.softmax(rcn(torch.from_numpy(stack)[None], torch.tensor([len(stack)]))[0], -1)
+        logits, weighed = rcn.with_evidence(
+            torch.from_numpy(stack)[None], torch.tensor([len(stack)]), *places
+        )
+        said = torch.softmax(logits[0] / temperature, -1)
     assert np.abs(found - embeddings).max() < 5e-4 * np.abs(embeddings).max()
     np.testing.assert_allclose(said, probabilities, atol=1e-5)
+    np.testing.assert_allclose(weighed[0], evidence, atol=1e-5)
     assert _start("default") == default_bundle_path()
 
 

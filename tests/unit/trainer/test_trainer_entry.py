@@ -44,5 +44,5 @@ def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
     command = ["cnn", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("rcm-trainer: a data set needs a manifest CSV")
+    assert done.stderr.startswith("rcm-trainer: a data set needs a manifest in CSV or Parquet")
     assert done.stderr.count("\n") == 1
