@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rcm_daemon.io.metrics import Metrics
     from rcm_daemon.settings import Settings
 
+PATIENCE_S = 1.0
+"""What is said once only is waited for so long, should the manager not read."""
+FEED_S = 0.5
+"""The watchdog is fed at most this often."""
 SHOW_S = 1.0
 """Status and metrics are renewed at most this often."""
 N_TRIES = 2
@@ -39,7 +43,7 @@ class Vitals:
         self._door = door
         self._progress = Progress(N_TRIES * settings.slice_timeout_s + WORKER_START_S)
         self._manager = Manager()
-        self._show_at_s = 0.0
+        self._show_at_s = self._feed_at_s = 0.0
         self._status = self._fault = ""
         self._metrics: Metrics | None = None
         if settings.metrics_bind:
@@ -54,15 +58,15 @@ class Vitals:
 
     def ready(self) -> None:
         """Say that slices are served from now on."""
-        self._manager.tell("READY=1")
+        self._manager.tell("READY=1", PATIENCE_S)
 
     def reloading(self) -> None:
         """Say that the settings are being read again; `ready` must follow."""
-        self._manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}")
+        self._manager.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1_000}", PATIENCE_S)
 
     def stopping(self) -> None:
         """Say that the slices in hand are the last."""
-        self._manager.tell("STOPPING=1")
+        self._manager.tell("STOPPING=1", PATIENCE_S)
 
     def beat(self, now_s: float, n_waiting: int, n_done: int, health: Callable[[], dict[str, Any]]) -> None:
         """Tell how things stand; called each time the loop turns."""
@@ -73,7 +77,8 @@ class Vitals:
         if fault and fault != self._fault:
             log.error("watchdog not fed", extra={"reason": fault})
         self._fault = fault
-        if not fault:
+        if not fault and now_s >= self._feed_at_s:
+            self._feed_at_s = now_s + FEED_S
             self._manager.tell("WATCHDOG=1")
         if now_s >= self._show_at_s:
             self._show_at_s = now_s + SHOW_S

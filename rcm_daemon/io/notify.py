@@ -19,11 +19,11 @@ class Manager:
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.settimeout(1.0)
 
-    def tell(self, state: str) -> None:
-        """Send one state; a manager that went away must not stop the instrument."""
+    def tell(self, state: str, patience_s: float = 0.0) -> None:
+        """Send one state; a manager that went away or does not read must not hold up the instrument."""
         if self._socket is not None:
+            self._socket.settimeout(patience_s)
             with contextlib.suppress(OSError):
                 self._socket.sendto(state.encode(), self._address)
 

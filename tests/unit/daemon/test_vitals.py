@@ -16,7 +16,7 @@ class FakeDoor:
 @pytest.fixture
 def said(monkeypatch):
     said = []
-    monkeypatch.setattr(module.Manager, "tell", lambda self, state: said.append(state))
+    monkeypatch.setattr(module.Manager, "tell", lambda self, state, patience_s=0: said.append(state))
     return said
 
 
@@ -61,7 +61,7 @@ def test_slices_that_wait_and_never_get_done_stop_the_feeding(said):
     assert n_fed(said) == 2
     beat(vitals, 70.1)
     assert (n_fed(said), vitals.is_sound) == (2, False)
-    beat(vitals, 70.2, n_done=1)
+    beat(vitals, 71.0, n_done=1)
     assert (n_fed(said), vitals.is_sound) == (3, True)
     beat(vitals, 1_000.0, n_waiting=0, n_done=1)
     assert n_fed(said) == 4
