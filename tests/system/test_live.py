@@ -46,9 +46,14 @@ def test_ten_slices_a_second_leave_nothing_waiting(daemon):
     assert daemon.ask({"htype": "get_health"})["n_cnn_runs"] == N
 
 
+def hear_sigint():
+    """Be as in a terminal: a shell has what it starts in the background ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def microscope(*words):
     command = [sys.executable, "-m", "rcm_daemon", "simulate", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_sigint)
 
 
 def test_simulated_phantoms_and_a_recorded_stack_arrive_whole(daemon, tmp_path):
@@ -78,7 +83,10 @@ def test_watch_shows_what_comes_until_interrupted(daemon):
     controller.send_multipart(sender.start("visible stack", 3))
     early.next()
     process = subprocess.Popen(
-        [sys.executable, "-m", "rcm_daemon", "watch", daemon.results], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rcm_daemon", "watch", daemon.results],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_sigint,
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("m1 visible stack open 0 slices; ")
