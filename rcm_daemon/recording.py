@@ -160,6 +160,8 @@ class Recording:
         self.writer.close()
 
     def _new_rejections(self, stack: Acquisition) -> list[Row]:
+        if not stack.rejected_index:
+            return []
         written = self._refusals.setdefault(stack.number, _Written())
         rows = new_rejections(stack, written.n_seen, written.next_ordinal)
         written.n_seen += len(rows)

@@ -107,17 +107,9 @@ class Service:
             undo.callback(self._recording.close, ())
             self._await_bundles()
             undo.pop_all()
-        self._health = Health(
-            self._counts,
-            self._ledger,
-            self._inference,
-            self._bundles,
-            self._recording,
-            self._publishing,
-            self._endpoints.door,
-            self._vitals,
-            self._lifecycle,
-        )
+        account = self._counts, self._ledger, self._inference, self._bundles, self._recording
+        rest = self._publishing, self._endpoints.door, self._vitals, self._lifecycle
+        self._health = Health(*account, *rest)
         control = self._endpoints.control
         self._questions = Questions(control, self._publishing, self._bundles, self._health.fields)
 

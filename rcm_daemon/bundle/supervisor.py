@@ -31,6 +31,7 @@ log = logging.getLogger("rcm_daemon")
 
 START_DEADLINE_S = 120.0
 """A worker that has not opened its networks by then never will."""
+REAP_S = 1.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 """Pause before a worker that could not even start is started again; doubles from the first to this."""
@@ -157,7 +158,8 @@ class Supervisor:
         """End the worker, whatever it does."""
         self._end_process()
         for process in self._dying:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver: the kernel's business
+                process.wait(REAP_S)
         self._memory.close()
 
     def _start(self, now_s: float) -> None:
@@ -188,7 +190,10 @@ class Supervisor:
             message = b""
         if not message:
             return self._end("died", now_s)
-        fields, payload = decode(message)
+        try:
+            fields, payload = decode(message)
+        except ValueError:
+            return self._end("answered nonsense", now_s)
         if fields["kind"] == "refused":
             return self._end("refused its bundle", now_s, fields["error"])
         self._due_s = None

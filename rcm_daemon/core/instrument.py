@@ -61,7 +61,7 @@ class Instrument:
     numbering: Numbering = field(default_factory=Numbering)
     older_runs: OrderedDict[str, int] = field(default_factory=OrderedDict)
     current: Acquisition | None = None
-    ended: OrderedDict[str, Ended] = field(default_factory=OrderedDict)
+    ended: dict[str, Ended] = field(default_factory=dict)  # oldest first
     early_rejections: list[Rejection] = field(default_factory=list)
     recent: OrderedDict[int, Recent] = field(default_factory=OrderedDict)
 
@@ -112,4 +112,4 @@ class Instrument:
         self.ended.pop(stack_id, None)
         self.ended[stack_id] = ended
         if len(self.ended) > MAX_ENDED_KEPT:
-            self.ended.popitem(last=False)
+            del self.ended[next(iter(self.ended))]

@@ -107,7 +107,7 @@ def _fingerprint(received: Slice) -> bytes:
 def digest(message: StackStart | StackEnd | Slice) -> bytes:
     """Return what tells a message from every other by its header, so that it need not be kept itself."""
     header = message.header if isinstance(message, Slice) else message
-    return hashlib.sha256(header.model_dump_json(by_alias=True).encode()).digest()[:16]
+    return hashlib.sha256(header.model_dump_json(by_alias=True).encode()).digest()[:8]
 
 
 @dataclass

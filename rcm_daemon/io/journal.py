@@ -39,9 +39,9 @@ log = logging.getLogger("rcm_daemon")
 JOURNAL_FILE = "journal.db"
 FORMAT = 1
 TABLES = {
-    "instrument": ("name", "account", "time_s"),
-    "stack": ("number", "account", "time_s"),
-    "result": ("number", "message", "time_s"),
+    "instrument": ("name", "time_s", "account"),
+    "stack": ("number", "time_s", "account"),
+    "result": ("number", "time_s", "message"),
     "slice": ("number", "idx", "z_um", "fingerprint", "weight", "flags", "embedding"),
     "rejection": ("number", "ordinal", "idx", "reason"),
 }
@@ -160,13 +160,13 @@ class Journal:
     def _write_row(self, row: Row, now_s: int) -> None:
         match row:
             case InstrumentRow():
-                self.put("instrument", (row.name, _json(row.to_fields()), now_s))
+                self.put("instrument", (row.name, now_s, _json(row.to_fields())))
             case StackRow():
-                self.put("stack", (row.number, _json(row.to_fields()), now_s))
+                self.put("stack", (row.number, now_s, _json(row.to_fields())))
                 if row.ended == "open":  # it may have been abandoned before
                     self._db.execute("DELETE FROM result WHERE number=?", (row.number,))
             case ResultRow():
-                self.put("result", (row.number, row.message, now_s))
+                self.put("result", (row.number, now_s, row.message))
             case SliceRow():
                 new = row.embedded
                 embedding = np.ascontiguousarray(new.embedding, "<f4").tobytes()
@@ -208,22 +208,22 @@ class Journal:
 
     def instruments(self) -> list[InstrumentRow]:
         """Return all instruments, those that have not been heard for longest first."""
-        rows = sorted(self.rows("instrument"), key=lambda row: int(row[2]))
-        return [InstrumentRow.from_fields(str(name), json.loads(str(text))) for name, text, _ in rows]
+        rows = sorted(self.rows("instrument"), key=lambda row: int(row[1]))
+        return [InstrumentRow.from_fields(str(name), json.loads(str(text))) for name, _, text in rows]
 
     def stacks(self) -> dict[int, dict[str, Any]]:
         """Return the accounts of all acquisitions by number, oldest first."""
-        return {int(row[0]): json.loads(str(row[1])) for row in self.rows("stack")}
+        return {int(row[0]): json.loads(str(row[2])) for row in self.rows("stack")}
 
     def results(self) -> dict[int, str]:
         """Return the final messages of all acquisitions that have ended, by number."""
-        return {int(row[0]): str(row[1]) for row in self.rows("result")}
+        return {int(row[0]): str(row[2]) for row in self.rows("result")}
 
     def newest_results(self, limit: int) -> list[str]:
         """Return the final messages of the acquisitions that were opened last, oldest first."""
         query = "SELECT number FROM result ORDER BY number DESC LIMIT ?"
         numbers = [number for (number,) in self._db.execute(query, (limit,))]
-        return [str(row[1]) for number in reversed(numbers) for row in self.rows("result", number)]
+        return [str(row[2]) for number in reversed(numbers) for row in self.rows("result", number)]
 
     def next_number(self) -> int:
         """Return a number that no acquisition has had."""
