@@ -71,7 +71,7 @@ class Estimation:
         if self.parameters is not None and given.evidence is not None:
             return monotone_estimate(
                 stack.z_um,
-                np.where(is_dark, np.float32(0), stack.weight),
+                stack.weight,
                 probabilities,
                 given.evidence,
                 self.parameters,

@@ -15,7 +15,7 @@ from rcm_daemon.core.boundaries import boundaries_from_labels
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata, take_in
-from rcm_daemon.core.quality import quality_flags
+from rcm_daemon.core.quality import quality_flags, weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.core.strata import paper_labels
 from rcm_daemon.core.wire import parse
@@ -73,6 +73,8 @@ def test_dark_and_saturated_slices_are_flagged():
     assert quality_flags(np.zeros((100, 100), np.uint8)) == ("dark",)
     assert quality_flags(np.full((100, 100), 255, np.uint8)) == ("saturated",)
     assert quality_flags(ordinary // 20) == ("dark",)
+    assert weight_of(()) == weight_of(("cropped",)) == 1.0
+    assert weight_of(("dark", "saturated")) == 0.0 < weight_of(("saturated",)) < 1.0
 
 
 @pytest.mark.hazard("H23")

@@ -11,6 +11,7 @@ from rcm_daemon.core.advice import FARTHEST_UM
 from rcm_daemon.core.estimator import EstimatorParameters, Levels, monotone_estimate
 from rcm_daemon.core.mosaic import MOSAICS, MosaicRule
 from rcm_daemon.core.pipeline import Estimation, Recurrence
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import InferenceError
 
@@ -166,8 +167,9 @@ def test_a_black_slice_is_no_evidence_for_the_posterior() -> None:
     z_um, evidence, _ = clear_stack(140.0)
     misled = evidence.copy()
     misled[-3:] = [9.0, 0.0, 0.0]  # the network calls three black pictures deep in the dermis epidermis
+    flags = [("dark",) if i >= len(z_um) - 3 else () for i in range(len(z_um))]
     slices = tuple(
-        EmbeddedSlice(i, float(z), np.zeros(2, np.float32), flags=("dark",) if i >= len(z_um) - 3 else ())
+        EmbeddedSlice(i, float(z), np.zeros(2, np.float32), weight_of(flags[i]), flags[i])
         for i, z in enumerate(z_um)
     )
     rows = np.full((len(z_um), 3), [0.98, 0.01, 0.01], np.float32)
