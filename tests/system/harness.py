@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import zmq
 
@@ -63,8 +63,9 @@ class Locks:
 
 
 class Daemon:
-    """`rcm-daemon serve` in a process of its own; `stop` asserts a clean exit."""
+    """`rcm-daemon serve` in a process of its own; `stop` gives its exit status."""
 
+    running: ClassVar[list[Daemon]] = []
     program: tuple[str, ...] = ("-m", "rcm_daemon")
 
     def __init__(
@@ -87,6 +88,7 @@ class Daemon:
         command += ["--control-bind", self.control, "--state-dir", str(folder / "state"), *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **environment})
+        self.running.append(self)
         if await_ready:
             assert self.ask({"htype": "get_health"})["ready"] is True
 
@@ -128,6 +130,8 @@ class Daemon:
             self.process.send_signal(number)
         code = self.process.wait(30)
         self.context.destroy(linger=0)
+        if self in self.running:
+            self.running.remove(self)
         return code
 
 

@@ -16,20 +16,13 @@ from faults.sitecustomize import HANG_ONCE
 from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
 from proxy import Proxy
 from sender import Sender, picture
-from tiny_bundle import FIELD, write_bundle
+from tiny_bundle import FIELD
 
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.client import Client
 
 FAULTS = str(Path(__file__).parents[1] / "faults")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, kind="whole", version="1.0.0")
-    return folder
 
 
 @pytest.fixture

@@ -10,16 +10,9 @@ import zmq
 from harness import PATIENCE_MS, Daemon, free_endpoint
 from raw_peer import RawPeer
 from sender import Sender, picture
-from tiny_bundle import FIELD, write_bundle
+from tiny_bundle import FIELD
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, kind="whole", version="1.0.0")
-    return folder
 
 
 def memory_bytes(process):

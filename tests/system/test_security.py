@@ -15,7 +15,7 @@ import pytest
 import zmq
 from harness import PATIENCE_MS, Daemon, Locks, bind_when_free, free_endpoint
 from sender import Sender, picture
-from tiny_bundle import FIELD, write_bundle
+from tiny_bundle import FIELD
 from unit_file import Manager
 
 from rcm_daemon.bundle.signature import new_signing_key
@@ -29,13 +29,6 @@ FAILED = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_DISCONNECTED
 )
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, kind="whole", version="1.0.0")
-    return folder
 
 
 @pytest.fixture

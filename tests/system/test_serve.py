@@ -13,25 +13,11 @@ import pytest
 import zmq
 from harness import Daemon, free_endpoint
 from sender import Sender, picture
-from tiny_bundle import FIELD, write_bundle
+from tiny_bundle import FIELD
 
 from rcm_daemon import __version__
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, kind="whole", version="1.0.0")
-    return folder
-
-
-@pytest.fixture
-def daemon(tmp_path, bundle):
-    daemon = Daemon(tmp_path, bundle)
-    yield daemon
-    assert daemon.stop() == 0
 
 
 def images(n):

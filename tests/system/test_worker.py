@@ -12,16 +12,9 @@ import pytest
 from faults.sitecustomize import CRASH, CRASH_ONCE, HANG, HANG_ONCE, STICKY_ONCE
 from harness import Daemon
 from sender import Sender, picture
-from tiny_bundle import FIELD, write_bundle
+from tiny_bundle import FIELD
 
 FAULTS = str(Path(__file__).parents[1] / "faults")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, kind="whole", version="1.0.0")
-    return folder
 
 
 @pytest.fixture
