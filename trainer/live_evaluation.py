@@ -93,7 +93,6 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
         if found != parameters.found_probability
     ]
     advised = advised_run(stack, run.embeddings[number], networks.recur, Estimation(parameters))
-    true_um = run.consensus_um or label_boundaries(stack)
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
     for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
         for k, boundary in enumerate(BOUNDARIES):
@@ -102,7 +101,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
                 label_boundaries(stack)[k], place.um if place.found else None, stack.z_um
             )
             errors[f"{which}_{boundary}_um"] = float("nan") if error is None else error
-    return _Seen(tuple(map(count, (own, *others))), coverages(own, true_um), errors)
+    return _Seen(tuple(map(count, (own, *others))), coverages(own), errors)
 
 
 def _summary(

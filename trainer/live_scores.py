@@ -149,15 +149,20 @@ class Coverage:
     width_um: float
 
 
-def coverages(run: LiveRun, true_um: tuple[float | None, float | None]) -> list[Coverage]:
-    """Collect every interval given of one stack whose boundary's depth is known."""
+def coverages(run: LiveRun) -> list[Coverage]:
+    """Collect every interval given of one stack whose boundary's depth is known.
+
+    Quantiles are held at the first slice, so a boundary above it is taken to lie there.
+    """
     given = []
+    known_um = run.stack.boundaries_um or label_boundaries(run.stack)
     n = len(run.estimates)
     for seen, estimate in enumerate(run.estimates, start=1):
         for k, boundary in enumerate(estimate.boundaries):
-            truth = true_um[k]
-            if truth is None or boundary.status == "above_start":
+            known = known_um[k]
+            if known is None or boundary.status == "above_start":
                 continue
+            truth = max(known, float(run.stack.z_um[0]))
             kind = "inside" if boundary.found else "forecast"
             low, high = (
                 (boundary.low_um, boundary.high_um)

@@ -52,15 +52,12 @@ class StackRun:
         float32 [n, 3] of each bundle, over the whole stack.
     estimates
         What each bundle's own estimator says of the whole stack, None where it has none.
-    consensus_um
-        Both boundaries by the readers' consensus, where they are known better than by labels.
     """
 
     stack: LabelledStack
     embeddings: tuple[np.ndarray, ...] = ()
     probabilities: tuple[np.ndarray, ...] = ()
     estimates: tuple[StrataEstimate | None, ...] = ()
-    consensus_um: tuple[float, float] | None = None
 
 
 def fresh_phantoms(
@@ -170,12 +167,11 @@ def _open(folders: tuple[Path, ...]) -> None:
 
 
 def _run(source: Source) -> StackRun:
-    consensus_um = None
     if isinstance(source, LabelledStack):
         stack, fields = source, fields_of_stack(source)
     else:
         phantom = build_stack(*source)
-        stack, fields, consensus_um = _labelled(phantom, source[0]), _rendered(phantom), phantom.boundaries_um
+        stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     for number, trio in enumerate(_with_neighbours(fields)):
         for index, rows in embeddings.items():
@@ -191,7 +187,7 @@ def _run(source: Source) -> StackRun:
         estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
         probabilities.append(estimate.probabilities)
         estimates.append(estimate if parameters else None)
-    return StackRun(stack, tuple(arrays), tuple(probabilities), tuple(estimates), consensus_um)
+    return StackRun(stack, tuple(arrays), tuple(probabilities), tuple(estimates))
 
 
 def graph_runner(network: RecurrentStrata) -> Recurrent:
@@ -243,6 +239,7 @@ def _labelled(phantom: Phantom, plan: StackPlan) -> LabelledStack:
             "reader_2": np.asarray(readers[1], np.int64),
             "true_label": np.asarray(phantom.true_labels, np.int64),
         },
+        boundaries_um=phantom.boundaries_um,
     )
 
 

@@ -1,9 +1,10 @@
 """The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
 
-Because everything is read off the same two distributions, nothing can contradict: a slice is labelled DEJ
-from the slice on above which epidermis-DEJ lies more probably than not, and dermis likewise; the boundary
-depths are the medians between those slices. The distributions are in order, so the labels can never fall, and
-no junction thinner than the prior's thinnest is ever skipped.
+Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
+it lies above the newest slice with `found_probability`; it lies at its median, and slices below that are
+labelled so. The median is that of the whole distribution, not of the part above the newest slice: that part
+ends where the stack ends for now, and its median would sink with every slice that follows. The distributions
+are in order, so the labels can never fall, and no junction thinner than the prior's thinnest is ever skipped.
 """
 
 from __future__ import annotations
@@ -136,10 +137,7 @@ def monotone_estimate(
             f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
         )
     statuses = tuple(_status(posterior, k, parameters.found_probability) for k in (0, 1))
-    medians_um = posterior.medians((statuses[0] == "inside", statuses[1] == "inside"))
-    first, second = (
-        _boundary(posterior, k, statuses[k], medians_um[k], parameters, share_seen) for k in (0, 1)
-    )
+    first, second = (_boundary(posterior, k, statuses[k], parameters, share_seen) for k in (0, 1))
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
     settled = np.take_along_axis(strata, labels[:, None], axis=1)[:, 0] >= parameters.settled_probability
@@ -171,17 +169,21 @@ def _boundary(
     posterior: BoundaryPosterior,
     k: int,
     status: Status,
-    um: float,
     parameters: EstimatorParameters,
     share_seen: float,
 ) -> Boundary:
+    """Median and interval of one boundary; one not found yet is expected at the newest slice or below it.
+
+    The interval of an expected one may begin above the newest slice: it may just have been passed.
+    """
     if status == "above_start":
         return Boundary(status)
+    levels = parameters.inside if status == "inside" else parameters.forecast
+    low, high = levels.of(k, share_seen)
+    low_um, um, high_um = posterior.quantile(k, np.array([low, 0.5, high])).tolist()
     if status == "inside":
-        low_um, high_um = posterior.quantile(k, np.array(parameters.inside.of(k, share_seen))).tolist()
         return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
-    low, high = parameters.forecast.of(k, share_seen)
-    um, low_um, high_um = posterior.forecast(k, np.array([0.5, low, high])).tolist()
+    um = max(um, float(posterior.depths_um[posterior.n_slices - 1]))
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
 
 

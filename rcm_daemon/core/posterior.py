@@ -11,8 +11,8 @@ the first slice, the thickness of the junction logistic, cut off at a smallest o
 part that depends on j and one that depends on k, so all pairs together are one matrix (a segmental model
 after Sarawagi and Cohen 2004, with two boundaries and therefore without a recursion).
 
-Depths nobody has imaged yet are gaps like the others, between slices without evidence: what lies there is
-the forecast.
+Depths nobody has imaged yet are gaps like the others, between slices without evidence: a boundary that most
+probably lies there is forecast by the same quantiles as one that was passed.
 
 Shapes: n slices, F depths ahead, G = n + F + 1 gaps.
 """
@@ -110,34 +110,6 @@ class BoundaryPosterior:
         Held inside the depths looked at: what lies above the first slice comes out at the first slice.
         """
         return np.asarray(np.interp(level, self.cdf[boundary], self.depths_um))
-
-    def forecast(self, boundary: int, level: float | Floats) -> Floats:
-        """Return the quantile of a boundary given that it lies below the newest slice."""
-        reached = self.reached(boundary)
-        last = self.cdf[boundary, -1]
-        return self.quantile(boundary, np.minimum(reached + np.asarray(level) * (1.0 - reached), last))
-
-    def medians(self, inside: tuple[bool, bool]) -> tuple[float, float]:
-        """Median depth of each boundary in um, given which of them lie between two slices.
-
-        Parameters
-        ----------
-        inside
-            For each boundary, whether it is taken to lie between two slices; one that is not is taken to lie
-            anywhere else. Given both, the second median is below the first by a slice or more, since no pair
-            of gaps of any probability is otherwise.
-        """
-        within = np.zeros(self.joint.shape[0], np.bool_)
-        within[1 : self.n_slices] = True
-        rows, columns = (within if there else ~within for there in inside)
-        block = self.joint * rows[:, None] * columns
-        marginals = block.sum(axis=1), block.sum(axis=0)
-        cumulated = [np.cumsum(marginal[:-1]) for marginal in marginals]
-        halves = [marginal.sum() / 2 for marginal in marginals]
-        first, second = (
-            float(np.interp(half, cdf, self.depths_um)) for half, cdf in zip(halves, cumulated, strict=True)
-        )
-        return first, second
 
 
 def depth_shares_um(z_um: Floats) -> Floats:

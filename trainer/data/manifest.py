@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME, PARQUET_NAME = "manifest.csv", "manifest.parquet"
 REQUIRED_COLUMNS = ("stack", "patient", "site", "file", "slice", "z_um", "pixel_size_um", "label")
+STACKS_NAME = "stacks.csv"
+STACK_BOUNDARIES = ("epidermis_dej_um", "dej_dermis_um")
 OPTIONAL_LABELS = ("reader_1", "reader_2", "true_label")
 N_FAULTS_SHOWN = 20
 
@@ -49,6 +51,9 @@ class LabelledStack:
     readings
         Further labels by column name (reader_1, reader_2, true_label), each int64 [n]; absent columns are
         absent.
+    boundaries_um
+        Both boundaries by the readers' consensus, also where they lie beyond the slices; None where only the
+        labels tell.
     """
 
     stack: str
@@ -61,6 +66,7 @@ class LabelledStack:
     pixel_size_um: float
     labels: np.ndarray
     readings: dict[str, np.ndarray]
+    boundaries_um: tuple[float, float] | None = None
 
     @property
     def n_slices(self) -> int:
@@ -104,7 +110,7 @@ class DataSet:
     @property
     def is_phantom(self) -> bool:
         """Whether the set was written by the simulator (stacks.csv lies beside the manifest)."""
-        return (self.path.parent / "stacks.csv").is_file()
+        return (self.path.parent / STACKS_NAME).is_file()
 
 
 def load_data_set(path: Path) -> DataSet:
@@ -147,7 +153,24 @@ def load_data_set(path: Path) -> DataSet:
     digest = hashlib.sha256(table.content)
     for file in sorted(sizes):
         digest.update(f"{file.name}:{sizes[file]};".encode())
-    return DataSet(path, digest.hexdigest(), tuple(_stack(rows) for rows in rows_of.values()))
+    known_um = _known_boundaries(path.parent / STACKS_NAME)
+    stacks = tuple(_stack(rows, known_um.get(name)) for name, rows in rows_of.items())
+    return DataSet(path, digest.hexdigest(), stacks)
+
+
+def _known_boundaries(path: Path) -> dict[str, tuple[float, float]]:
+    """Boundaries of every stack from the table the simulator writes beside a manifest; none without it."""
+    if not path.is_file():
+        return {}
+    rows = read_table(path, "a table of stacks must be CSV").rows
+    first, second = STACK_BOUNDARIES
+    try:
+        return {row["stack"]: (float(row[first]), float(row[second])) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise DataSetError(
+            f"a table of stacks must give stack, {first} and {second} of each, "
+            f"{path} lacks or garbles {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -235,7 +258,7 @@ def _check_stack(rows: list[_Row], faults: list[str]) -> None:
             seen.setdefault(key, row.where)
 
 
-def _stack(rows: list[_Row]) -> LabelledStack:
+def _stack(rows: list[_Row], boundaries_um: tuple[float, float] | None) -> LabelledStack:
     rows = sorted(rows, key=lambda row: row.z_um)
     complete = [name for name in OPTIONAL_LABELS if all(name in row.readings for row in rows)]
     return LabelledStack(
@@ -249,4 +272,5 @@ def _stack(rows: list[_Row]) -> LabelledStack:
         pixel_size_um=rows[0].pixel_size_um,
         labels=np.array([row.label for row in rows], np.int64),
         readings={name: np.array([row.readings[name] for row in rows], np.int64) for name in complete},
+        boundaries_um=boundaries_um,
     )

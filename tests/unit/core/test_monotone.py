@@ -65,8 +65,8 @@ def test_no_prefix_of_any_stack_has_an_impossible_transition(n, seed, found_prob
                 assert boundary.low_um <= boundary.um <= boundary.high_um
             elif boundary.status == "not_reached":
                 assert said.labels.max() <= k
-                assert z_um[prefix - 1] <= boundary.forecast_low_um <= boundary.forecast_um
-                assert boundary.forecast_um <= boundary.forecast_high_um
+                assert z_um[prefix - 1] <= boundary.forecast_um
+                assert boundary.forecast_low_um <= boundary.forecast_um <= boundary.forecast_high_um
             else:
                 assert said.labels.min() > k
         np.testing.assert_allclose(said.posterior.sum(axis=1), 1.0, atol=1e-5)

@@ -19,7 +19,7 @@ from rcm_daemon.errors import DataSetError
 from trainer.calibrate import calibrate, read_calibration, uncalibrated, write_calibration
 from trainer.data.manifest import LabelledStack
 from trainer.live_runs import live_run
-from trainer.live_scores import coverages, label_boundaries
+from trainer.live_scores import coverages
 from trainer.networks.rcn import Architecture, RecurrentStrata
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
@@ -69,9 +69,7 @@ def coverage_of(parameters, seed: int) -> float:
     given = [
         interval.holds
         for stack, rows in zip(made, embeddings, strict=True)
-        for interval in coverages(
-            live_run(stack, rows, overconfident, Estimation(parameters)), label_boundaries(stack)
-        )
+        for interval in coverages(live_run(stack, rows, overconfident, Estimation(parameters)))
         if interval.kind == "inside"
     ]
     return float(np.mean(given))
