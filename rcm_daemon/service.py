@@ -126,12 +126,15 @@ class Service:
         self._restore()
         self._vitals.ready()
         bundle = self._bundles.active_source
+        variant, reason = self._bundles.variant
         log.info(
             "ready",
             extra={
                 "bundle": bundle.bundle_name,
                 "digest": bundle.bundle_digest[:12],
                 "provider": bundle.provider,
+                "variant": variant,
+                "reason": reason,
                 "results": self._settings.results_bind,
                 "control": self._settings.control_bind,
                 "ingest": self._settings.ingest_bind,

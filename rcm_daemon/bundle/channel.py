@@ -20,6 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from rcm_daemon.bundle.manifest import VariantName
     from rcm_daemon.core.stack import PartialStack
 
 MAX_MESSAGE_BYTES = 400 * 1024
@@ -28,7 +29,11 @@ MAX_MESSAGE_BYTES = 400 * 1024
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What the daemon knows of a bundle that a worker has opened; `estimator` is its file, if it has one."""
+    """What the daemon knows of a bundle that a worker has opened.
+
+    `digest` is that of what makes embeddings (`variant_digest`), `reason` why this variant runs, `estimator`
+    the bundle's file, if it has one.
+    """
 
     name: str
     version: str
@@ -36,6 +41,8 @@ class BundleInfo:
     provider: str
     embedding_size: int
     estimator: str = ""
+    variant: VariantName = "fp32"
+    reason: str = ""
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:

@@ -201,7 +201,9 @@ class Supervisor:
             del fields["kind"]
             self.bundle = BundleInfo(**fields)
             # Golden vectors are a matter of the first start; a later one is to be quick.
-            self._launch = replace(self._launch, digest=self.bundle.digest, checked=False)
+            # What was chosen stays chosen: embeddings of two variants must not meet in one stack.
+            digest, variant = self.bundle.digest, self.bundle.variant
+            self._launch = replace(self._launch, digest=digest, variant=variant, checked=False)
             self.is_ready = True
             self._pause_s = FIRST_PAUSE_S
             return Ready(self.bundle)

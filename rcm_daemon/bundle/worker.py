@@ -28,6 +28,7 @@ from rcm_daemon.bundle.channel import (
 from rcm_daemon.bundle.check import check_golden
 from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.launch import Launch
+from rcm_daemon.bundle.manifest import digests_of
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.records import Slice, SliceHeader
@@ -52,7 +53,8 @@ def open_networks(launch: Launch) -> Networks:
     public_key = bytes.fromhex(launch.public_key) if launch.public_key else None
     bundle = load_verified(Path(launch.folder), public_key)
     manifest = bundle.manifest
-    if launch.digest and bundle.digest != launch.digest:
+    digests = digests_of(manifest, bundle.digest)
+    if launch.digest and launch.digest not in digests.values():
         raise BundleError(
             f"the bundle in {bundle.folder} must have digest {launch.digest[:12]}, got {bundle.digest[:12]}"
         )
@@ -61,7 +63,9 @@ def open_networks(launch: Launch) -> Networks:
             f"a daemon labels the newest slice before the one below it is there, bundle {manifest.name} "
             f"needs both: label recorded stacks with rcm-daemon replay"
         )
-    networks = Networks.open(bundle, launch.provider, launch.n_threads)
+    networks = Networks.open(
+        bundle, launch.provider, launch.n_threads, variant=launch.variant, spin_us=launch.spin_us
+    )
     if launch.checked:
         for item in check_golden(bundle, networks):
             if not item.ok:
@@ -131,6 +135,8 @@ def main() -> None:
         networks.provider,
         manifest.embedding_size,
         parameters.model_dump_json(by_alias=True) if parameters is not None else "",
+        networks.variant,
+        networks.reason,
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))
