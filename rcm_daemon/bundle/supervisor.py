@@ -199,7 +199,8 @@ class Supervisor:
         self._due_s = None
         if fields["kind"] == "ready":
             del fields["kind"]
-            self.bundle = BundleInfo(**fields)
+            found = BundleInfo(**fields)
+            self.bundle = replace(found, reason=self.bundle.reason) if self.bundle is not None else found
             # Golden vectors are a matter of the first start; a later one is to be quick.
             # What was chosen stays chosen: embeddings of two variants must not meet in one stack.
             digest, variant = self.bundle.digest, self.bundle.variant
