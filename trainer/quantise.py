@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.golden import read_golden
@@ -29,6 +29,7 @@ from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import BundleError, DataSetError
 from trainer.data.prepared import fields_of_stack
 from trainer.offline import run_bundles
+from trainer.onnx_graphs import checked
 from trainer.progress import progress_bar
 from trainer.run_folder import this_command
 
@@ -242,15 +243,31 @@ def pools_to_convolutions(graph: onnx.GraphProto) -> None:
 
 
 def in_half(cnn: bytes) -> bytes:
-    """Convert a CNN to half precision; what it takes and gives stays as it is."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """Convert a CNN to half precision from its first convolution on; what it takes and gives stays as it is.
 
-    model = onnx.load_from_string(cnn)
-    names = [node.op_type for node in model.graph.node]
-    # Grey levels and their squares do not fit half precision: what comes before the network stays as it is.
-    before = [node.name for node in model.graph.node[: names.index("Conv")]]
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=before)
-    return bytes(model.SerializeToString())
+    Grey levels and their squares do not fit half precision, so what comes before stays in float32.
+    """
+    graph = onnx.load_from_string(cnn).graph
+    start = [node.op_type for node in graph.node].index("Conv")
+    before, network = list(graph.node[:start]), list(graph.node[start:])
+    field, output = network[0].input[0], graph.output[0].name
+    for node in network:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = {field: "field_half", output: "embeddings_half"}.get(name, name)
+    used = {name for node in network for name in node.input}
+    for weights in graph.initializer:
+        if weights.name in used and weights.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(weights).astype(np.float16)
+            weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    casts = (
+        helper.make_node("Cast", [field], ["field_half"], "to_half", to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["embeddings_half"], [output], "from_half", to=TensorProto.FLOAT),
+    )
+    nodes = [*before, casts[0], *network, casts[1]]
+    return checked(
+        helper.make_graph(nodes, "cnn", graph.input, graph.output, graph.initializer)
+    ).SerializeToString()
 
 
 def _cost(bundle: Path, draft: Path, stacks: Sequence[LabelledStack], n_workers: int) -> Cost:

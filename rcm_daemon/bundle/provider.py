@@ -97,8 +97,8 @@ def open_session(
 def _tensorrt_options(*, half: bool) -> dict[str, str]:
     # Building an engine takes minutes: it is kept, under ONNX Runtime's own name for network and device.
     cache = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = folder / "rcm-daemon" / "tensorrt"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rcm-daemon"
+    folder = (Path(cache) if cache else user) / "tensorrt"
     with contextlib.suppress(OSError):  # without a folder the engine is built at every start
         folder.mkdir(parents=True, exist_ok=True)
     return {

@@ -88,4 +88,4 @@ def test_tensorrt_passes_the_same_check(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     report = check_bundle(default_bundle_path(), "tensorrt")
     assert report.ok, [item for item in report.items if not item.ok]
-    assert list((tmp_path / "rcm-daemon/tensorrt").glob("*.engine"))
+    assert list((tmp_path / "tensorrt").glob("*.engine"))
