@@ -265,9 +265,8 @@ def in_half(cnn: bytes) -> bytes:
         helper.make_node("Cast", ["embeddings_half"], [output], "from_half", to=TensorProto.FLOAT),
     )
     nodes = [*before, casts[0], *network, casts[1]]
-    return checked(
-        helper.make_graph(nodes, "cnn", graph.input, graph.output, graph.initializer)
-    ).SerializeToString()
+    model = checked(helper.make_graph(nodes, "cnn", graph.input, graph.output, graph.initializer))
+    return bytes(model.SerializeToString())
 
 
 def _cost(bundle: Path, draft: Path, stacks: Sequence[LabelledStack], n_workers: int) -> Cost:

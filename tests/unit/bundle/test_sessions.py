@@ -291,7 +291,7 @@ def test_tensorrt_without_its_libraries_is_refused(tmp_path: Path, monkeypatch: 
     write_bundle(tmp_path)
     bundle = load_verified(tmp_path)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(BundleError, match="provider tensorrt needs .*, but .* is built without TensorRT"):
+    with pytest.raises(BundleError, match=r"provider tensorrt needs .*, but .* is built without TensorRT"):
         Networks.open(bundle, "tensorrt")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
     monkeypatch.setitem(sys.modules, "tensorrt_libs", None)
