@@ -21,7 +21,7 @@ from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.posterior import boundary_posterior
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
-from trainer.live_runs import again, live_run
+from trainer.live_runs import again, live_run, slices_of
 from trainer.live_scores import label_boundaries
 from trainer.progress import progress_bar
 from trainer.run_folder import state_digest, this_command
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rcm_daemon.core.pipeline import Recurrent
     from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior
+    from rcm_daemon.core.quality import PictureDomain
     from trainer.data.manifest import LabelledStack
     from trainer.live_runs import LiveRun
     from trainer.networks.rcn import RecurrentStrata
@@ -126,6 +127,7 @@ def calibrate(
     embeddings: Sequence[np.ndarray],
     recurrent: Recurrent,
     prior: BoundaryPrior,
+    domain: PictureDomain | None = None,
 ) -> Calibration:
     """Calibrate on stacks of patients used for nothing else.
 
@@ -137,6 +139,8 @@ def calibrate(
         The network, its probabilities as trained.
     prior
         Its prior.
+    domain
+        What their pictures look like, to be kept with the rest.
 
     Raises
     ------
@@ -153,7 +157,7 @@ def calibrate(
     with progress_bar("running the network", len(stacks), "stacks") as advance:
         runs = []
         for stack, rows_NE in zip(stacks, embeddings, strict=True):
-            runs.append(live_run(stack, rows_NE, recurrent, plain))
+            runs.append(live_run(stack, slices_of(stack, rows_NE), recurrent, plain))
             advance(1, "")
     scale = _fit_scale(runs, prior)
     estimation = Estimation(uncalibrated(prior, scale))
@@ -175,7 +179,7 @@ def calibrate(
         _fit_levels(ranks, inside=True),
         _fit_levels(ranks, inside=False),
         _fit_settled(confidences),
-    )
+    ).model_copy(update={"domain": domain})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 
