@@ -37,7 +37,7 @@ def picture_domain(stacks: Sequence[LabelledStack]) -> PictureDomain:
         for stack in stacks:
             for number, field in enumerate(fields_of_stack(stack)):
                 if number % EVERY == 0:
-                    measured.append(picture_statistics(field)[0])
+                    measured.append(picture_statistics(field))
             advance(1, "")
     return domain_of(measured)
 
