@@ -47,6 +47,7 @@ def write_evaluation(
     live: bool = False,
     beside: Sequence[Path] = (),
     z_step_um: float | None = None,
+    missing: float = 0.0,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -76,6 +77,8 @@ def write_evaluation(
         Other bundles to score on the same stacks.
     z_step_um
         Step of the unseen phantoms, instead of steps as they are drawn.
+    missing
+        Share of the slices that never arrive.
 
     Returns
     -------
@@ -90,6 +93,10 @@ def write_evaluation(
     """
     if bundle is None and not predictions:
         raise DataSetError("an evaluation needs a bundle or predictions, got neither")
+    if not 0 <= missing < 1:
+        raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {missing}")
+    if missing and predictions:
+        raise DataSetError(f"slices can be missing for bundles only, got predictions and {missing}")
     if bundle is None and (single or n_fresh):
         raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
     if not stacks and (predictions or not n_fresh):
@@ -141,7 +148,7 @@ def write_evaluation(
     baselines = _fit(training)
     for number, (title, sources) in enumerate(sets):
         if folders:
-            runs = run_bundles(folders, sources, n_workers, title)
+            runs = run_bundles(folders, sources, n_workers, title, missing)
         else:
             runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}

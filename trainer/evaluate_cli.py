@@ -36,6 +36,7 @@ def evaluate(
     z_step_um: Annotated[
         float | None, typer.Option(help="Step of the unseen phantoms. [default: as drawn]")
     ] = None,
+    missing: Annotated[float, typer.Option(help="Share of the slices that never arrive.")] = 0.0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
@@ -67,5 +68,6 @@ def evaluate(
         live=live,
         beside=beside or (),
         z_step_um=z_step_um,
+        missing=missing,
     )
     typer.echo((out / "evaluation.md").read_text())
