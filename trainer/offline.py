@@ -69,6 +69,7 @@ def fresh_phantoms(
     families: Sequence[str],
     purpose: str,
     z_step_um: float | None = None,
+    pixel_size_um: float = 0.5,
 ) -> list[Source]:
     """Plan phantoms that nobody has tuned to: their seed follows from the bundle's digest.
 
@@ -84,14 +85,17 @@ def fresh_phantoms(
         A word that tells sets of one bundle apart.
     z_step_um
         Step of all of them, None as drawn.
+    pixel_size_um
+        Pitch they are recorded at; the field is 500 um wide at any.
     """
+    side = round(500 / pixel_size_um)
     seed = int(hashlib.sha256(f"{bundle_digest}:{purpose}".encode()).hexdigest()[:8], 16) & 0x7FFF_FFFF
     parameters = SetParameters(
         seed=seed,
         n_stacks=n_stacks,
-        rows=1000,
-        columns=1000,
-        pixel_size_um=0.5,
+        rows=side,
+        columns=side,
+        pixel_size_um=pixel_size_um,
         families=tuple(families),
         stacks_per_patient=2.0,
         z_step_um=z_step_um,
