@@ -102,7 +102,7 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
             if given.evidence is not None:
                 payload += given.evidence.tobytes()
     except InferenceError as error:
-        if isinstance(error, DeviceError) and networks.provider != "cpu":
+        if isinstance(error, DeviceError) and networks.provider in ON_GPU:
             raise
         reply, payload = {"kind": "failed", "error": str(error)}, b""
     except Exception as error:  # a fault of one slice must not end the process that serves all
