@@ -32,7 +32,10 @@ BundleOption = Annotated[
 ProviderOption = Annotated[ProviderChoice | None, typer.Option("--provider", help="Where the CNN runs.")]
 VariantOption = Annotated[
     VariantChoice | None,
-    typer.Option("--variant", help="Form of the CNN; auto: the fastest here that the bundle holds."),
+    typer.Option(
+        "--variant",
+        help="Form of the CNN; auto: the fastest here that the bundle holds. [default: fp32, alike each time]",
+    ),
 ]
 EstimatorOption = Annotated[
     Literal["monotone", "paper"] | None,
@@ -170,7 +173,7 @@ def replay(
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
     networks = Networks.open(
-        load_verified(resolve_bundle(bundle)), provider or "auto", variant=variant or "auto"
+        load_verified(resolve_bundle(bundle)), provider or "auto", variant=variant or "fp32"
     )
     outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
