@@ -34,7 +34,7 @@ VariantOption = Annotated[
     VariantChoice | None,
     typer.Option(
         "--variant",
-        help="Form of the CNN; auto: the fastest here that the bundle holds. [default: fp32, alike each time]",
+        help="Form of the CNN; auto: the fastest here that the bundle holds. [default: fp32]",
     ),
 ]
 EstimatorOption = Annotated[

@@ -30,6 +30,8 @@ def test_a_stack_goes_on_with_the_variant_it_began_with(tmp_path, bundle):
     results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
     controller.send_multipart(sender.slice("a", 0, picture(0, FIELD)))
     assert results.until(n_slices=1)["bundle_digest"] == int8
+    while daemon.ask({"htype": "get_health"})["n_unwritten"]:
+        pass  # what is not in the journal yet, a power cut takes with it
     daemon.kill()
 
     daemon = Daemon(tmp_path, bundle, "--variant", "fp32")
