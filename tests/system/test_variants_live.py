@@ -65,5 +65,5 @@ def test_a_worker_that_dies_is_followed_by_one_of_the_same_variant(tmp_path, bun
 
 def test_a_variant_the_bundle_lacks_is_refused_at_the_start(tmp_path, bundle):
     daemon = Daemon(tmp_path, bundle, "--variant", "fp16", await_ready=False)
-    assert daemon.process.wait(60) == 1
+    assert daemon.process.wait(100) == 1
     assert "bundle tiny must hold a variant to run it, got fp16" in daemon.log.read_text()
