@@ -157,9 +157,16 @@ class Service:
         endpoints, patience_ms = self._endpoints, self._patience_ms()
         ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
         endpoints.keep_watch(ready)
-        self._vitals.beat(
-            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
-        )
+        for socket, key in endpoints.slices.items():
+            if socket in ready:
+                self._on_frames(socket.recv_multipart(copy=False), key)
+        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
+            received = endpoints.ingest.receive()
+            self._on_frames(received.frames, received.key, received.peer)
+        for desk in list(self._inference.desks):
+            while outcomes := desk.advance(time.monotonic()):
+                for outcome in outcomes:
+                    self._on_outcome(desk, outcome)
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         if self._lifecycle.hung_up:
@@ -171,16 +178,10 @@ class Service:
                 self._questions.serve()
             except Rejection as rejection:
                 self._counts.refuse(rejection)
-        for socket, key in endpoints.slices.items():
-            if socket in ready:
-                self._on_frames(socket.recv_multipart(copy=False), key)
-        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
-            received = endpoints.ingest.receive()
-            self._on_frames(received.frames, received.key, received.peer)
-        for desk in list(self._inference.desks):
-            for outcome in desk.advance(time.monotonic()):
-                self._on_outcome(desk, outcome)
-        while self._unprinted:  # now, while the CNN runs
+        self._vitals.beat(
+            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
+        )
+        while self._unprinted:  # now that the result is out, and before it is written down
             _ = self._unprinted.pop().fingerprint
         for stack in self._ledger.expire(time.monotonic()):
             self._recording.note(stack.instrument, [stack])
@@ -250,14 +251,15 @@ class Service:
         stack = outcome.embed
         if stack is not None and isinstance(message, Slice):
             slice_ = (stack, message.header.index)
-            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
-            self._wake_up(stack)
             desk = self._bundles.desk_of(stack.bundle_digest)
-            if desk is None:
-                self._abandon(stack)
-            else:
+            if desk is not None:  # the worker begins at once, the account is taken down meanwhile
+                self._wake_up(stack)
                 desk.embed(SliceJob(stack, message, received_ns))
-                self._unprinted.append(stack.received[message.header.index])
+                desk.give_next(time.monotonic())
+            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
+            if desk is None:
+                self._wake_up(stack)
+                self._abandon(stack)
         else:
             self._recording.note(instrument, outcome.changed, reply)
         for changed in outcome.changed:
@@ -286,6 +288,8 @@ class Service:
         match outcome:
             case Embedded():
                 self._recording.embedded(outcome.stack, outcome.new)
+                if (received := outcome.stack.received.get(outcome.new.index)) is not None:
+                    self._unprinted.append(received)
             case Labelled():
                 self._on_labelled(outcome)
             case Unusable():

@@ -30,8 +30,6 @@ from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import LocalDaemon
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rcm_daemon.bench.measured import Pace
     from rcm_daemon.bench.rivals import Rival
     from rcm_daemon.bundle.provider import ProviderChoice
@@ -203,7 +201,7 @@ class _Run:
 
     def _rivals(self, pace: Pace, index: int) -> None:
         """Run the bare CNN, and one of the others."""
-        image: NDArray = self._fields[index % len(self._fields)]
+        image = self._fields[index % len(self._fields)]
         pace.note_rival(self._bare.name, self._bare.run(image))
         if self._others:
             other = self._others[index % len(self._others)]
