@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import sys
@@ -124,6 +125,8 @@ class Service:
         sys.setswitchinterval(SWITCH_S)
         self._endpoints.connect_slices()
         self._restore()
+        gc.collect()
+        gc.freeze()  # what is there now stays, and need not be looked through again and again
         self._vitals.ready()
         bundle = self._bundles.active_source
         log.info(

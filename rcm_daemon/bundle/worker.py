@@ -7,6 +7,7 @@ ends when its channel closes.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -152,6 +153,8 @@ def main() -> None:
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))
+    gc.collect()
+    gc.freeze()  # networks and modules stay, and need not be looked through again and again
     try:
         while request := channel.recv(MAX_MESSAGE_BYTES):
             channel.send(answer(networks, memory, request))

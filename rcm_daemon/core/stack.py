@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -182,10 +183,11 @@ class Acquisition:
         """What is to be known of the stack as a whole, from a closed list."""
         found = []
         by_index = [self.received[i].z_um for i in sorted(self.received)]
-        steps = np.diff(by_index)
+        n_falling = sum(b < a for a, b in pairwise(by_index))
+        n_rising = sum(b > a for a, b in pairwise(by_index))
         if self.start is None:
             found.append("start_missing")
-        if (steps < 0).sum() > (steps > 0).sum():
+        if n_falling > n_rising:
             found.append("z_reversed")
         if len(set(by_index)) < len(by_index):
             found.append("equal_z")
