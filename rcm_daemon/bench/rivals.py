@@ -14,6 +14,7 @@ from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.core.pipeline import Estimation, estimate_strata
 from rcm_daemon.core.stack import PartialStack
+from rcm_daemon.errors import RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.bundle.verify import VerifiedBundle
     from rcm_daemon.core.records import Slice
+
+
+class RivalError(RcmError):
+    """Something that was to be measured cannot be run here."""
 
 
 class Rival(Protocol):
@@ -95,23 +100,29 @@ class TorchCnn:
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._ask("")  # waits until it is warm
+        self._read()  # waits until it is warm
 
     def run(self, image: NDArray[np.uint8]) -> float:
         """Run once, on a slice of its own of the same size."""
         del image
-        return float(self._ask("run\n"))
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101
+        stdin.write("\n")
+        stdin.flush()
+        return float(self._read())
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
 
-    def _ask(self, request: str) -> str:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None  # noqa: S101
-        stdin.write(request)
-        stdin.flush()
-        return stdout.readline()
+    def _read(self) -> str:
+        stdout = self._process.stdout
+        assert stdout is not None  # noqa: S101
+        line = stdout.readline()
+        if not line:
+            self.close()
+            raise RivalError(f"{self.name} was not measured: its process ended, see what it said above")
+        return line
 
 
 def rivals_of(bundle: VerifiedBundle, checkpoint: Path | None, device: str) -> tuple[list[Rival], list[str]]:
@@ -129,7 +140,11 @@ def rivals_of(bundle: VerifiedBundle, checkpoint: Path | None, device: str) -> t
             "torch was not measured: a bundle holds no torch network, give its cnn.pt as --checkpoint"
         )
     else:
-        rivals += [TorchCnn(mode, checkpoint, device) for mode in ("eager", "compile")]
+        for mode in ("eager", "compile"):
+            try:
+                rivals.append(TorchCnn(mode, checkpoint, device))
+            except RivalError as error:
+                notes.append(str(error))
     return rivals, notes
 
 
@@ -151,12 +166,12 @@ class ReembeddingScript:
 
 
 def field_of(received: Slice, bundle: VerifiedBundle) -> NDArray[np.uint8]:
-    """Bring a slice to the bundle's field, as all that are measured are given it."""
+    """Bring a slice to what the bundle's CNN takes: its field, three times over where it sees neighbours."""
     header, wanted = received.header, bundle.manifest.input
     field, _ = to_field(
         received.pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um
     )
-    return field
+    return np.broadcast_to(field, bundle.manifest.cnn_shape).copy()
 
 
 def largest_difference(message: dict[str, Any], probabilities: NDArray[np.float32]) -> float:
