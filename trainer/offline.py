@@ -18,6 +18,7 @@ from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata
+from rcm_daemon.core.quality import quality_flags, weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import LabelledStack
@@ -46,8 +47,8 @@ class StackRun:
     ----------
     stack
         The stack.
-    embeddings
-        float32 [n, 256] of each bundle's CNN.
+    slices
+        [n] of each bundle: embeddings of its CNN, weights, and flags of the pictures.
     probabilities
         float32 [n, 3] of each bundle, over the whole stack.
     estimates
@@ -55,7 +56,7 @@ class StackRun:
     """
 
     stack: LabelledStack
-    embeddings: tuple[np.ndarray, ...] = ()
+    slices: tuple[tuple[EmbeddedSlice, ...], ...] = ()
     probabilities: tuple[np.ndarray, ...] = ()
     estimates: tuple[StrataEstimate | None, ...] = ()
 
@@ -173,21 +174,27 @@ def _run(source: Source) -> StackRun:
         phantom = build_stack(*source)
         stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
+    flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
     for number, trio in enumerate(_with_neighbours(fields)):
         for index, rows in embeddings.items():
             in_context = _networks[index].manifest.kind == "context"
             image = np.stack(trio) if in_context else trio[1]
             rows.append(_networks[index].embed(image, f"slice {number} of {stack.stack}"))
-    probabilities, estimates, arrays = [], [], []
-    for networks, index in zip(_networks, _cnn_of, strict=True):
-        arrays.append(np.stack(embeddings[index]))
-        slices = zip(stack.z_um, arrays[-1], strict=True)
-        partial = PartialStack(tuple(EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(slices)))
-        parameters = networks.estimator_parameters
+        for own, networks in zip(flags, _networks, strict=True):
+            own.append(quality_flags(trio[1], networks.domain))
+    probabilities, estimates, slices = [], [], []
+    for networks, index, own in zip(_networks, _cnn_of, flags, strict=True):
+        slices.append(
+            tuple(
+                EmbeddedSlice(i, float(z_um), row, weight_of(words), words)
+                for i, (z_um, row, words) in enumerate(zip(stack.z_um, embeddings[index], own, strict=True))
+            )
+        )
+        partial, parameters = PartialStack(slices[-1]), networks.estimator_parameters
         estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
         probabilities.append(estimate.probabilities)
         estimates.append(estimate if parameters else None)
-    return StackRun(stack, tuple(arrays), tuple(probabilities), tuple(estimates))
+    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates))
 
 
 def graph_runner(network: RecurrentStrata) -> Recurrent:

@@ -39,7 +39,10 @@ def embed_slice(
         return to_field(pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um)
 
     field, flags = field_of(received.pixels)
-    flags = (*quality_flags(field), *flags)  # before the CNN, while the pixels are in the cache
+    flags = (
+        *quality_flags(field, networks.domain),
+        *flags,
+    )  # before the CNN, while the pixels are in the cache
     image = field
     if neighbours is not None:
         above, below = (field_of(pixels)[0] for pixels in neighbours)

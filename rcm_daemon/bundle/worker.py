@@ -31,6 +31,7 @@ from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.quality import repeats, weights_in_stack
 from rcm_daemon.core.records import Slice, SliceHeader
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
@@ -118,6 +119,8 @@ def _label_with(networks: Networks, memory: SharedView, new: EmbeddedSlice, fiel
     rows = memory.read_stack(fields["n"], networks.manifest.embedding_size, fields["n_bytes"])
     embeddings, z_um, weight = rows[0].copy(), rows[1], rows[2].copy()
     embeddings[fields["place"]], weight[fields["place"]] = new.embedding, new.weight
+    # Only now is it known whether it repeats the slice above, or the one below repeats it.
+    weight = weights_in_stack(weight, repeats(embeddings))
     return _recurrence_bytes(networks.recur(embeddings, z_um, weight))
 
 

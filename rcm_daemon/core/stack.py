@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rcm_daemon.core.quality import OUT_OF_DOMAIN, REPEATED, repeats, weight_of, weights_in_stack
 from rcm_daemon.core.records import Slice
 
 if TYPE_CHECKING:
@@ -62,10 +64,22 @@ class PartialStack:
         """Depths [n], rising."""
         return np.array([s.z_um for s in self.slices], np.float64)
 
+    @cached_property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Which slices show the same picture as the one above [n]."""
+        return repeats(self.embeddings) if self.slices else np.zeros(0, np.bool_)
+
+    @property
+    def flags(self) -> tuple[tuple[str, ...], ...]:
+        """Flags of each slice [n]: its own, and whether it shows the same picture as the one above it."""
+        pairs = zip(self.slices, self.repeated.tolist(), strict=True)
+        return tuple((*s.flags, REPEATED) if again else s.flags for s, again in pairs)
+
     @property
     def weight(self) -> NDArray[np.float32]:
         """Weights [n]."""
-        return np.array([s.weight for s in self.slices], np.float32)
+        own = [min(s.weight, weight_of(s.flags)) if s.flags else s.weight for s in self.slices]
+        return weights_in_stack(np.array(own, np.float32), self.repeated)
 
 
 class Received:
@@ -191,8 +205,11 @@ class Acquisition:
             found.append("z_reversed")
         if len(set(by_index)) < len(by_index):
             found.append("equal_z")
-        if any("pitch_resampled" in s.flags for s in self.partial.slices):
+        own = self.partial.flags
+        if any("pitch_resampled" in flags for flags in own):
             found.append("pitch_resampled")
+        if sum(OUT_OF_DOMAIN in flags for flags in own) > len(own) / 2:
+            found.append(OUT_OF_DOMAIN)
         return found
 
     def note_rejection(self, rejection: Rejection) -> None:

@@ -14,6 +14,7 @@ from tiny_bundle import FIELD, write_bundle
 
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.supervisor import Answer, Died, Ready, Supervisor
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
 PATIENCE_S = 60.0
@@ -93,22 +94,26 @@ def test_it_embeds_and_labels_as_the_networks_do_here(bench, bundle):
     assert np.array_equal(np.frombuffer(labelled.payload, np.float32).reshape(3, 3), expected)
 
 
-def test_a_slice_is_embedded_and_its_stack_labelled_in_one_request(bench, bundle):
+@pytest.mark.parametrize("seed", [1, 0, 2])  # a picture of its own, that of the slice above, of the one below
+def test_a_slice_is_embedded_and_its_stack_labelled_in_one_request(bench, bundle, seed):
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.bundle.verify import load_verified
 
     networks = Networks.open(load_verified(bundle), "cpu")
     bench.next()
-    before = [EmbeddedSlice(seed, 9.0 * seed, networks.embed(image(seed))) for seed in (0, 2)]
+    before = [EmbeddedSlice(i, 9.0 * i, networks.embed(image(i))) for i in (0, 2)]
     empty = EmbeddedSlice(1, 9.0, np.zeros_like(before[0].embedding), 0.0)
-    new = image(1)
+    new = image(seed)
     bench.supervisor.memory.write_stack(PartialStack((before[0], empty, before[1])), new.nbytes)
     bench.embed(new, n=3, place=1)
     answer = bench.next()
     n_bytes = answer.fields["n_bytes"]
     embedding = np.frombuffer(answer.payload[:n_bytes], np.float32)
     assert np.array_equal(embedding, networks.embed(new))
-    whole = PartialStack((before[0], EmbeddedSlice(1, 9.0, embedding), before[1]))
+    weight = weight_of(answer.fields["flags"])
+    whole = PartialStack((before[0], EmbeddedSlice(1, 9.0, embedding, weight), before[1]))
+    assert bool(whole.weight[1]) is (seed != 0)
+    assert bool(whole.weight[2]) is (seed != 2)
     expected = networks.label(whole.embeddings, whole.z_um, whole.weight)
     assert np.array_equal(np.frombuffer(answer.payload[n_bytes:], np.float32).reshape(3, 3), expected)
 
