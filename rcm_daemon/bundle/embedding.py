@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.bundle.field import to_field
-from rcm_daemon.core.quality import quality_flags, weight_of
+from rcm_daemon.bundle.picture import quality_flags
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice
 
 if TYPE_CHECKING:
