@@ -98,7 +98,8 @@ def run_bench(
     )
     pictures = Pictures.render(manifest, n_slices, side_px)
     with ExitStack() as stack:
-        others, measured.notes = rivals_of(bundle, checkpoint, networks.provider)
+        torch_device = "cuda" if networks.provider == "cuda" else "cpu"
+        others, measured.notes = rivals_of(bundle, checkpoint, torch_device)
         for rival in others:
             stack.callback(rival.close)
         run = _Run(bundle, networks, pictures, others, measured)
