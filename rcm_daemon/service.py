@@ -47,7 +47,7 @@ from rcm_daemon.vitals import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -81,7 +81,6 @@ class Service:
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
-        self._unprinted: list[Received] = []
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -184,8 +183,6 @@ class Service:
         self._vitals.beat(
             time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
         )
-        while self._unprinted:  # now that the result is out, and before it is written down
-            _ = self._unprinted.pop().fingerprint
         for stack in self._ledger.expire(time.monotonic()):
             self._recording.note(stack.instrument, [stack])
             self._publish(stack, Latency())
@@ -261,7 +258,6 @@ class Service:
                 desk.give_next(time.monotonic())
             self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
             if desk is None:
-                self._wake_up(stack)
                 self._abandon(stack)
         else:
             self._recording.note(instrument, outcome.changed, reply)
@@ -291,8 +287,6 @@ class Service:
         match outcome:
             case Embedded():
                 self._recording.embedded(outcome.stack, outcome.new)
-                if (received := outcome.stack.received.get(outcome.new.index)) is not None:
-                    self._unprinted.append(received)
             case Labelled():
                 self._on_labelled(outcome)
             case Unusable():
