@@ -260,6 +260,44 @@ def demo(
 
 
 @app.command()
+def bench(
+    bundle: BundleOption = None,
+    provider: ProviderOption = None,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second, gaps included.")] = 10.0,
+    slices: Annotated[int, typer.Option(min=1, max=1000, help="Slices of each stack.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Stacks played at each pace.")] = 3,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Rows and columns of a slice.")] = 1000,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="CNN.pt", help="Trained CNN to time in torch, where installed.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw latency against stack length.")
+    ] = None,
+) -> None:
+    """Measure the daemon against its bare CNN on this machine: latency, memory, start.
+
+    A daemon, a publisher and a subscriber run here over TCP. The bare CNN, OpenVINO and torch where they
+    can be run, and the script that embeds the whole stack anew at every slice, are timed in turn with them.
+    """
+    from rcm_daemon.bench.report import write_report
+    from rcm_daemon.bench.run import run_bench
+
+    measured = run_bench(
+        bundle,
+        provider or "auto",
+        fps=fps,
+        n_slices=slices,
+        n_rounds=rounds,
+        side_px=size,
+        checkpoint=checkpoint,
+    )
+    write_report(measured.fields(), json_file, plot)
+
+
+@app.command()
 def watch(
     endpoint: Annotated[
         str, typer.Argument(metavar="[EP]", help="Results of a daemon.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.account import Row
     from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.core.ledger import Ledger
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
     from rcm_daemon.io.journal import Journal
     from rcm_daemon.io.journal_writer import JournalWriter
 
@@ -69,6 +69,7 @@ class Recording:
         self._refusals: dict[int, _Written] = {}
         self._instrument_rows: dict[str, InstrumentRow] = {}
         self._replies: list[Reply] = []  # of the batch that is being written
+        self._unprinted: list[Received] = []
         self.restored = self._restore(journal)
         self.n_damaged = journal.n_damaged
         self.writer = writer
@@ -116,7 +117,9 @@ class Recording:
     def embedded(self, stack: Acquisition, new: EmbeddedSlice) -> None:
         """Write down an accepted slice's embedding."""
         if (entry := self._order.settle(stack.number, new.index)) is not None:
-            entry.rows.append(SliceRow(stack.number, stack.received[new.index], new))
+            received = stack.received[new.index]
+            entry.rows.append(SliceRow(stack.number, received, new))
+            self._unprinted.append(received)
 
     def refused(self, stack: Acquisition, index: int, error: str) -> None:
         """Write down that an accepted slice turned out unusable."""
@@ -139,7 +142,12 @@ class Recording:
         self._order.add(Entry(stack.instrument, [StackRow.of(stack), ResultRow(stack.number, message)]))
 
     def advance(self) -> list[Reply]:
-        """Start writing what can be written; returns the answers whose cause is on disk now."""
+        """Start writing what can be written; returns the answers whose cause is on disk now.
+
+        Called when results are out: the fingerprints that are taken here would hold them up.
+        """
+        while self._unprinted:  # whether it can be written or not: until then the whole slice is kept
+            _ = self._unprinted.pop().fingerprint
         due: list[Reply] = []
         if self.writer.take_written():
             due, self._replies = self._replies, []

@@ -7,6 +7,7 @@ ends when its channel closes.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -33,10 +34,12 @@ from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.manifest import digests_of
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.quality import repeats, weights_in_stack
 from rcm_daemon.core.records import Slice, SliceHeader
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
 if TYPE_CHECKING:
+    from rcm_daemon.core.pipeline import Recurrence
     from rcm_daemon.core.stack import EmbeddedSlice
 
 KEEP_WARM_EVERY_S = 0.05
@@ -90,17 +93,25 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
     """
     fields, _ = decode(request)
     started_ns = time.monotonic_ns()
+    finished_ns = 0
     try:
         if fields["kind"] == "embed":
-            header = SliceHeader.model_validate(fields["header"], strict=False)
-            new = embed_slice(networks, Slice(header, memory.read(fields["n_bytes"])))
-            reply, payload = _embedded(new), new.embedding.astype(np.float32, copy=False).tobytes()
+            # What the daemon sends has been validated there.
+            header = SliceHeader.model_construct(**fields["header"])
+            n_bytes = fields["n_bytes"]
+            new = embed_slice(networks, Slice(header, memory.read(n_bytes)))
+            finished_ns = time.monotonic_ns()
+            payload = new.embedding.astype(np.float32, copy=False).tobytes()
+            reply = {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
+            reply |= {"n_bytes": len(payload), "error": ""}
+            if fields["n"]:
+                try:
+                    payload += _label_with(networks, memory, new, fields)
+                except InferenceError as error:  # the embedding is good all the same
+                    reply["error"] = str(error)
         else:
             stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
-            given = networks.recur(*stack)
-            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes()
-            if given.evidence is not None:
-                payload += given.evidence.tobytes()
+            reply, payload = {"kind": "labelled"}, _recurrence_bytes(networks.recur(*stack))
     except InferenceError as error:
         if isinstance(error, DeviceError) and networks.provider in ON_GPU:
             raise
@@ -109,12 +120,23 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
         reason = " ".join(str(error).split())[:200]
         reply = {"kind": "failed", "error": f"inference failed: {type(error).__name__}: {reason}"}
         payload = b""
-    reply |= {"started_ns": started_ns, "finished_ns": time.monotonic_ns()}
+    reply |= {"started_ns": started_ns, "finished_ns": finished_ns or time.monotonic_ns()}
     return encode(reply, payload)
 
 
-def _embedded(new: EmbeddedSlice) -> dict[str, Any]:
-    return {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
+def _label_with(networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any]) -> bytes:
+    """Label the stack of a slice just embedded, whose row there is still empty."""
+    rows = memory.read_stack(fields["n"], networks.manifest.embedding_size, fields["n_bytes"])
+    embeddings, z_um, weight = rows[0].copy(), rows[1], rows[2].copy()
+    embeddings[fields["place"]], weight[fields["place"]] = new.embedding, new.weight
+    # Only now is it known whether it repeats the slice above, or the one below repeats it.
+    weight = weights_in_stack(weight, repeats(embeddings))
+    return _recurrence_bytes(networks.recur(embeddings, z_um, weight))
+
+
+def _recurrence_bytes(given: Recurrence) -> bytes:
+    evidence = b"" if given.evidence is None else given.evidence.tobytes()
+    return given.probabilities.tobytes() + evidence
 
 
 def next_request(channel: socket.socket, networks: Networks) -> bytes:
@@ -162,6 +184,8 @@ def main() -> None:
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))
+    gc.collect()
+    gc.freeze()  # networks and modules stay, and need not be looked through again and again
     try:
         while request := next_request(channel, networks):
             channel.send(answer(networks, memory, request))
