@@ -33,7 +33,7 @@ from rcm_daemon.local_daemon import LocalDaemon
 if TYPE_CHECKING:
     from rcm_daemon.bench.measured import Pace
     from rcm_daemon.bench.rivals import Rival
-    from rcm_daemon.bundle.provider import ProviderChoice
+    from rcm_daemon.bundle.execution import ProviderChoice
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 START_PATIENCE_S = 120.0
