@@ -263,6 +263,7 @@ def demo(
 def bench(
     bundle: BundleOption = None,
     provider: ProviderOption = None,
+    variant: VariantOption = None,
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second, gaps included.")] = 10.0,
     slices: Annotated[int, typer.Option(min=1, max=1000, help="Slices of each stack.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Stacks played at each pace.")] = 3,
@@ -288,6 +289,7 @@ def bench(
     measured = run_bench(
         bundle,
         provider or "auto",
+        variant or "fp32",
         fps=fps,
         n_slices=slices,
         n_rounds=rounds,

@@ -12,6 +12,7 @@ import numpy as np
 
 from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.field import to_field
+from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.core.pipeline import Estimation, estimate_strata
 from rcm_daemon.core.stack import PartialStack
 from rcm_daemon.errors import RcmError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.bundle.execution import VariantChoice
     from rcm_daemon.bundle.verify import VerifiedBundle
     from rcm_daemon.core.records import Slice
 
@@ -49,39 +50,14 @@ class BareCnn:
     `Networks.embed` is that run and a look at the shape and the finiteness of its 256 values (10 us).
     """
 
-    name = "bare"
-
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, name: str = "bare") -> None:
         self._networks = networks
+        self.name = name
 
     def run(self, image: NDArray[np.uint8]) -> float:
         """Run once."""
         begun_ns = time.perf_counter_ns()
         self._networks.embed(image)
-        return (time.perf_counter_ns() - begun_ns) / 1e6
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class OpenVinoCnn:
-    """The bundle's fp32 graph in OpenVINO's own runtime on the CPU, tuned for latency."""
-
-    name = "openvino"
-
-    def __init__(self, bundle: VerifiedBundle) -> None:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(bundle.files["cnn.onnx"])
-        model.reshape([1, *bundle.manifest.cnn_shape])
-        compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-        self._request = compiled.create_infer_request()
-
-    def run(self, image: NDArray[np.uint8]) -> float:
-        """Run once."""
-        begun_ns = time.perf_counter_ns()
-        self._request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
         return (time.perf_counter_ns() - begun_ns) / 1e6
 
     def close(self) -> None:
@@ -125,12 +101,14 @@ class TorchCnn:
         return line
 
 
-def rivals_of(bundle: VerifiedBundle, checkpoint: Path | None, device: str) -> tuple[list[Rival], list[str]]:
+def rivals_of(
+    bundle: VerifiedBundle, variant: VariantChoice, checkpoint: Path | None, device: str
+) -> tuple[list[Rival], list[str]]:
     """Open what can be run here besides the daemon's own CNN; returns it, and a sentence for all else."""
     rivals: list[Rival] = []
     notes = []
     if importlib.util.find_spec("openvino") is not None:
-        rivals.append(OpenVinoCnn(bundle))
+        rivals.append(BareCnn(Networks.open(bundle, "openvino", variant=variant), "openvino"))
     else:
         notes.append("OpenVINO was not measured: it is not installed here")
     if importlib.util.find_spec("torch") is None:

@@ -33,7 +33,7 @@ from rcm_daemon.local_daemon import LocalDaemon
 if TYPE_CHECKING:
     from rcm_daemon.bench.measured import Pace
     from rcm_daemon.bench.rivals import Rival
-    from rcm_daemon.bundle.execution import ProviderChoice
+    from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 START_PATIENCE_S = 120.0
@@ -52,6 +52,7 @@ class BenchError(RcmError):
 def run_bench(
     bundle_folder: Path | None,
     provider: ProviderChoice,
+    variant: VariantChoice,
     *,
     fps: float,
     n_slices: int,
@@ -83,7 +84,7 @@ def run_bench(
     """
     folder = resolve_bundle(bundle_folder)
     bundle = load_verified(folder)
-    networks = Networks.open(bundle, provider)
+    networks = Networks.open(bundle, provider, variant=variant)
     networks.warm_up()
     manifest = bundle.manifest
     n_slices = min(n_slices, manifest.max_slices or n_slices)
@@ -93,13 +94,14 @@ def run_bench(
             "versions": versions(),
             "bundle": {"name": manifest.name, "version": manifest.version, "digest": bundle.digest},
             "provider": networks.provider,
+            "variant": networks.variant,
             "options": {"fps": fps, "n_slices": n_slices, "n_rounds": n_rounds, "side_px": side_px},
         }
     )
     pictures = Pictures.render(manifest, n_slices, side_px)
     with ExitStack() as stack:
         torch_device = "cuda" if networks.provider == "cuda" else "cpu"
-        others, measured.notes = rivals_of(bundle, checkpoint, torch_device)
+        others, measured.notes = rivals_of(bundle, networks.variant, checkpoint, torch_device)
         for rival in others:
             stack.callback(rival.close)
         run = _Run(bundle, networks, pictures, others, measured)
@@ -107,7 +109,7 @@ def run_bench(
             measured.notes.append("only the CNN was timed: it sees the slice below too, no daemon serves it")
             run.rivals_alone(fps, n_rounds)
             return measured
-        daemon = _start(stack, folder, provider, measured)
+        daemon = _start(stack, folder, ("--provider", provider, "--variant", networks.variant), measured)
         pids = family_of(daemon.process.pid)
         stream = stack.enter_context(Stream(stack.enter_context(zmq.Context()), daemon))
         for number in range(n_rounds):
@@ -123,12 +125,12 @@ def run_bench(
     return measured
 
 
-def _start(stack: ExitStack, bundle: Path, provider: str, measured: Measured) -> LocalDaemon:
+def _start(stack: ExitStack, bundle: Path, options: tuple[str, ...], measured: Measured) -> LocalDaemon:
     """Start a daemon some times over; the last one stays."""
     ready_s = []
     for number in range(N_STARTS):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        daemon = LocalDaemon(folder, "--bundle", str(bundle), "--provider", provider)
+        daemon = LocalDaemon(folder, "--bundle", str(bundle), *options)
         with ExitStack() as only_if_last:
             only_if_last.enter_context(daemon)
             ready_s.append(daemon.await_ready(START_PATIENCE_S))
