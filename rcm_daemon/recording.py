@@ -153,10 +153,8 @@ class Recording:
                 due += replies
         return due
 
-    def close(self, stacks: Iterable[Acquisition]) -> None:
-        """Write the exact revisions of these stacks and end."""
-        if self.is_settled and (rows := [StackRow.of(stack, revisions_ahead=0) for stack in stacks]):
-            self.writer.submit([*rows])
+    def close(self) -> None:
+        """Write no more than what is being written."""
         self.writer.close()
 
     def _new_rejections(self, stack: Acquisition) -> list[Row]:

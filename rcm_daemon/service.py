@@ -104,7 +104,8 @@ class Service:
             writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
             self._recording = Recording(self._ledger, journal, writer)
             writer.start()
-            undo.callback(self._recording.close, ())
+            self._publishing.take_up(restored.stack for restored in self._recording.restored)
+            undo.callback(self._recording.close)
             self._await_bundles()
             undo.pop_all()
         account = self._counts, self._ledger, self._inference, self._bundles, self._recording
@@ -386,7 +387,8 @@ class Service:
     def _close(self) -> None:
         n_left = self._inference.n_waiting
         self._inference.close_all()
-        self._recording.close(self._ledger.open_stacks())
+        self._recording.close()
+        self._publishing.close()
         self._vitals.close()
         self._endpoints.close()
         self._wakeup.close()

@@ -125,7 +125,7 @@ def test_a_stack_killed_half_way_goes_on_as_if_nothing_had_been(tmp_path, bundle
                 again = results.until(n_slices=6)
                 for key in ("index", "label", "probability", "acquisition", "bundle_digest", "n_lost"):
                     assert again[key] == before[key], key
-                assert again["revision"] > before["revision"]
+                assert again["revision"] == before["revision"] + 1
                 assert again["seq"] > before["seq"]
         client.end_stack()
     final = results.until(state="complete")
@@ -147,6 +147,26 @@ def test_revisions_go_on_by_one_over_a_clean_restart(tmp_path, bundle, endpoint)
         revisions.append(results.until(n_slices=index + 1)["revision"])
         assert daemon.stop() == 0
     assert revisions == [1, 3, 5]  # each restart publishes the restored stack once
+
+
+@pytest.mark.hazard("H26")
+def test_revisions_go_on_by_one_though_nothing_of_the_stack_was_on_disk(tmp_path, bundle):
+    """Killed while the disk is full: the stack begins anew, its numbers do not."""
+    daemon = Daemon(tmp_path, bundle)
+    n_bytes = (tmp_path / "state/journal.db-wal").stat().st_size
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (n_bytes, -1))
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    for index in range(4):
+        controller.send_multipart(sender.slice("s", index, picture(index, FIELD)))
+        assert results.until(n_slices=index + 1)["revision"] == index + 1
+    daemon.kill()
+    daemon = Daemon(tmp_path, bundle)
+    assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"] == []
+    results, controller = daemon.subscribe(), daemon.controller()
+    controller.send_multipart(sender.slice("s", 4, picture(4, FIELD)))
+    message = results.until(n_slices=1)
+    assert (message["revision"], message["acquisition"], message["missing_index"]) == (5, 1, [0, 1, 2, 3])
+    assert daemon.stop() == 0
 
 
 @pytest.mark.hazard("H33")
