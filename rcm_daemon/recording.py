@@ -18,6 +18,7 @@ from rcm_daemon.core.account import (
 from rcm_daemon.core.commit_order import CommitOrder, Entry
 from rcm_daemon.core.instrument import Ended, Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
+from rcm_daemon.errors import JournalDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +140,15 @@ class Recording:
         self._order.add(Entry(stack.instrument, [StackRow.of(stack), ResultRow(stack.number, message)]))
 
     def advance(self) -> list[Reply]:
-        """Start writing what can be written; returns the answers whose cause is on disk now."""
+        """Start writing what can be written; returns the answers whose cause is on disk now.
+
+        Raises
+        ------
+        JournalDamagedError
+            The journal has turned out damaged.
+        """
+        if self.writer.damage:
+            raise JournalDamagedError(self.writer.damage)
         due: list[Reply] = []
         if self.writer.take_written():
             due, self._replies = self._replies, []

@@ -18,7 +18,7 @@ class Disk:
     """Stands where the writer stands; what was submitted is written when it is told to."""
 
     def __init__(self, journal):
-        self.journal, self.rows, self.written = journal, None, False
+        self.journal, self.rows, self.written, self.damage = journal, None, False, ""
 
     @property
     def is_free(self):
