@@ -29,8 +29,8 @@ ROWS_A_COMMIT = 10_000
 def open_journal(folder: Path, on_progress: Callable[[], None] = lambda: None) -> Journal:
     """Open the journal of a state folder; of a damaged one, put aside, what is readable goes into a new one.
 
-    A large one is only opened here; `journal_check` reads it all once the daemon serves. While what is readable
-    of a damaged one is copied, which may take minutes, `on_progress` is called now and then.
+    A large one is only opened here; `journal_check` reads it all once the daemon serves. `on_progress` is
+    called now and then while a damaged one is copied, which may take minutes.
 
     Raises
     ------

@@ -52,8 +52,7 @@ def test_a_large_damaged_journal_is_found_while_serving_and_mended_at_the_next_s
     daemon.kill()
 
     daemon = Daemon(tmp_path, bundle)
-    (state,) = daemon.ask({"htype": "get_state", "stack_id": "open"})["stacks"]
-    assert (state["state"], state["n_slices"]) == ("open", 1)
+    assert daemon.subscribe().until(stack_id="open", n_slices=1)["state"] == "open"
     assert daemon.ask({"htype": "get_health"})["n_damaged"] > 0
     assert daemon.stop() == 0
     assert (tmp_path / "state/journal.damaged-1.db").exists()
