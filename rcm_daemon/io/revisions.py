@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REVISIONS_FILE = "revisions"
 AHEAD = 10_000
 """After a power cut revisions go on this much higher than what is known of them."""
-MAX_STACKS_KEPT = 4_096
+MAX_STACKS_KEPT = 1_000
 N_BYTES = 1 << 20
 """Taken from the disk beforehand, so that a full one does not stop the counting."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -21,6 +21,8 @@ from tiny_bundle import FIELD
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.client import Client
+from rcm_daemon.io.allow_list import allow, revoke
+from rcm_daemon.io.keys import load_public_key, new_key_pair
 
 FAULTS = str(Path(__file__).parents[1] / "faults")
 
@@ -224,7 +226,8 @@ def test_credit_stalls_the_sender_while_inference_hangs(tmp_path, bundle, endpoi
 
 
 @pytest.mark.hazard("H51")
-def test_a_half_open_connection_is_made_anew(daemon, endpoint):
+def test_a_half_open_connection_is_seen_by_its_heartbeats(daemon, endpoint, monkeypatch):
+    monkeypatch.setattr("rcm_daemon.client.SILENCE_S", 1e9)  # that nothing is answered is not what shows it
     proxy = Proxy(endpoint)
     with Client(proxy.endpoint, "m1") as client:
         client.start_stack("s", shape=FIELD, pixel_size_um=0.5)
@@ -240,7 +243,7 @@ def test_a_half_open_connection_is_made_anew(daemon, endpoint):
 
 
 @pytest.mark.hazard("H52")
-def test_with_keys_the_client_gets_in_and_a_stranger_does_not(tmp_path, bundle, endpoint):
+def test_with_keys_the_client_gets_in_as_its_own_instrument_only(tmp_path, bundle, endpoint):
     locks = Locks(tmp_path / "keys")
     daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, locks=locks)
     with Client(endpoint, "m1", secure=lambda socket: locks.client(socket, "vendor")) as client:
@@ -249,6 +252,32 @@ def test_with_keys_the_client_gets_in_and_a_stranger_does_not(tmp_path, bundle, 
     with Client(endpoint, "m9", secure=lambda socket: locks.client(socket, "vendor")) as other:
         other.start_stack("s", shape=FIELD, pixel_size_um=0.5)
     assert "wrong_instrument" in other.refusals[0].error
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H54")
+def test_a_controller_revoked_while_connected_stores_nothing_more(tmp_path, bundle, endpoint):
+    locks = Locks(tmp_path / "keys")
+    new_key_pair(locks.folder, "other")
+    allow(locks.folder, "other", load_public_key(locks.folder, "other"), "m2")
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, locks=locks)
+    peers = {}
+    for name in ("vendor", "other"):
+        peers[name] = daemon.context.socket(zmq.DEALER)
+        daemon.sockets.append(peers[name])
+        locks.client(peers[name], name)
+        peers[name].connect(endpoint)
+    revoked, good = Sender("m1"), Sender("m2")
+    assert ask(peers["vendor"], revoked.slice("s", 0, picture(0, FIELD)))["status"] == "stored"
+    revoke(locks.folder, "vendor")
+    answer = ask(peers["vendor"], revoked.slice("s", 1, picture(1, FIELD)))
+    assert (answer["status"], answer["msg_number"]) == ("rejected", -1)
+    assert answer["error"].startswith("R401 key_revoked")
+    for index in range(3):
+        assert ask(peers["other"], good.slice("t", index, picture(index, FIELD)))["status"] == "stored"
+    stacks = {s["instrument"]: s for s in daemon.ask({"htype": "get_state", "stack_id": ""})["stacks"]}
+    assert (stacks["m1"]["index"], stacks["m1"]["n_rejected"]) == ([0], 0)
+    assert (stacks["m2"]["n_lost"], stacks["m2"]["n_rejected"]) == (0, 0)
     assert daemon.stop() == 0
 
 
