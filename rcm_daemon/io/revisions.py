@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 REVISIONS_FILE = "revisions"
 AHEAD = 10_000
 """After a power cut revisions go on this much higher than what is known of them."""
-MAX_STACKS_KEPT = 1_000
+MAX_INSTRUMENTS_KEPT = 1_000
+STACKS_OF_EACH = 3
+"""Of one instrument: the stack that is open, and such as are being labelled still after their end."""
 N_BYTES = 1 << 20
 """Taken from the disk beforehand, so that a full one does not stop the counting."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -32,7 +34,7 @@ log = logging.getLogger("rcm_daemon")
 
 
 class Revisions:
-    """The last revision of each of the stacks that were published last.
+    """The last revision of each instrument's last stacks.
 
     Parameters
     ----------
@@ -48,14 +50,14 @@ class Revisions:
     def __init__(self, state_dir: StateDir) -> None:
         self._state_dir = state_dir
         self._boot_id = BOOT_ID.read_text(encoding="ascii").strip()
-        self._known: OrderedDict[StackKey, int] = OrderedDict()
+        self._known: OrderedDict[str, OrderedDict[StackKey, int]] = OrderedDict()
         self._file = -1
         self._fault = ""
         is_exact = self._read(state_dir.recall(REVISIONS_FILE))
         self._ahead = 0 if is_exact else AHEAD
-        self._known = OrderedDict(
-            (key, last + self._ahead) for key, last in list(self._known.items())[-MAX_STACKS_KEPT:]
-        )
+        for stacks in self._known.values():
+            for stack in stacks:
+                stacks[stack] += self._ahead
         try:
             self._begin()
         except OSError as error:
@@ -64,14 +66,12 @@ class Revisions:
 
     def resumed(self, stack: StackKey, written: int) -> int:
         """Return the last revision of a stack whose account on disk says `written`."""
-        return max(self._known.get(stack, 0), written + self._ahead)
+        return max(self._last(stack), written + self._ahead)
 
     def following(self, stack: StackKey, last: int) -> int:
         """Return the revision of a stack's next message; on disk as soon as no process can lose it."""
-        revision = max(self._known.pop(stack, 0), last) + 1
-        self._known[stack] = revision
-        if len(self._known) > MAX_STACKS_KEPT:
-            self._known.popitem(last=False)
+        revision = max(self._last(stack), last) + 1
+        self._keep(stack, revision)
         line = _line(stack, revision)
         try:
             if self._n_written + len(line) > self._n_bytes:
@@ -94,6 +94,21 @@ class Revisions:
         except OSError as error:
             log.error("revisions cannot be kept (%s)", error.strerror)
 
+    def _last(self, stack: StackKey) -> int:
+        stacks = self._known.get(stack[0])
+        return stacks.get(stack, 0) if stacks is not None else 0
+
+    def _keep(self, stack: StackKey, revision: int) -> None:
+        """Remember a number as the newest there is."""
+        stacks = self._known.pop(stack[0], OrderedDict())
+        self._known[stack[0]] = stacks
+        stacks.pop(stack, None)
+        stacks[stack] = revision
+        if len(stacks) > STACKS_OF_EACH:
+            stacks.popitem(last=False)
+        if len(self._known) > MAX_INSTRUMENTS_KEPT:
+            self._known.popitem(last=False)
+
     def _read(self, text: str) -> bool:
         """Take over what an earlier daemon has kept; whether that is all there was."""
         try:
@@ -102,9 +117,7 @@ class Revisions:
             boot_id, is_closed = json.loads(head)
             for line in lines:
                 instrument, stack_id, acquisition, revision = json.loads(line)
-                key = str(instrument), str(stack_id), int(acquisition)
-                self._known.pop(key, None)
-                self._known[key] = int(revision)
+                self._keep((str(instrument), str(stack_id), int(acquisition)), int(revision))
         except (ValueError, TypeError):  # cut short, or none yet
             return False
         return bool(is_closed) or boot_id == self._boot_id
@@ -132,7 +145,8 @@ class Revisions:
 
     def _text(self, *, is_closed: bool) -> bytes:
         head = json.dumps([self._boot_id, is_closed]).encode() + b"\n"
-        return head + b"".join(_line(stack, revision) for stack, revision in self._known.items())
+        known = [one for stacks in self._known.values() for one in stacks.items()]
+        return head + b"".join(_line(stack, revision) for stack, revision in known)
 
 
 def _line(stack: StackKey, revision: int) -> bytes:

@@ -13,7 +13,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_S = 60.0
 
 # All is mounted in the machine's own namespace: /etc, /opt, /var are overlaid, /run and /tmp are new, the
-# control groups are those below the one it was started in. Only the units named here are there.
+# control groups are those below its own. Only the units named here are there. In the end mounts
+# are shared within the machine, as systemd makes them when a real one starts: credentials come that way.
 BOOT = """
 set -eu
 mount --make-rprivate /
@@ -46,6 +47,7 @@ printf 'Requires=systemd-journald.socket systemd-journald.service\\n' >> /run/un
 for unit in systemd-journald.service systemd-journald.socket systemd-journald-dev-log.socket; do
     cp /usr/lib/systemd/system/$unit /run/units/
 done
+mount --make-rshared /
 exec env -i container=test PATH=$PATH SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units \\
     $SYSTEMD --system --unit=multi-user.target --log-target=journal --show-status=false
 """

@@ -112,16 +112,19 @@ def test_a_line_cut_short_is_of_a_message_that_was_not_sent(machine):
 
 def test_the_file_stays_as_small_as_it_is(machine, monkeypatch):
     monkeypatch.setattr(module, "N_BYTES", 1_000)
-    monkeypatch.setattr(module, "MAX_STACKS_KEPT", 5)
+    monkeypatch.setattr(module, "MAX_INSTRUMENTS_KEPT", 2)
     revisions = machine.start()
     for number in range(300):
-        stack = ("m1", f"s{number}", 1)
+        stack = (f"m{number % 4}", f"s{number}", 1)
         assert publish(revisions, stack, 3) == 3
         assert machine.file.stat().st_size <= 1_000
-    last = [("m1", f"s{number}", 1) for number in range(295, 300)]
     again = machine.start()
-    assert [again.following(stack, 0) for stack in last] == [4] * 5
-    assert again.following(("m1", "s294", 1), 0) == 1
+    kept = [again.resumed((f"m{number % 4}", f"s{number}", 1), 0) for number in range(300)]
+    assert [number for number, last in enumerate(kept) if last] == [298, 299]
+    for number in range(8):
+        again.following(("m3", f"t{number}", 1), 0)
+    again = machine.start()
+    assert [number for number in range(8) if again.resumed(("m3", f"t{number}", 1), 0)] == [5, 6, 7]
     lines = machine.file.read_bytes().rstrip(b"\0").splitlines()
     assert all(json.loads(line) for line in lines)
 
