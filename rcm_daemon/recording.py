@@ -16,7 +16,8 @@ from rcm_daemon.core.account import (
     restore_stack,
 )
 from rcm_daemon.core.commit_order import CommitOrder, Entry
-from rcm_daemon.core.instrument import Ended, Instrument
+from rcm_daemon.core.ended import Ended
+from rcm_daemon.core.instrument import Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.errors import JournalDamagedError
 
@@ -194,7 +195,9 @@ class Recording:
                 self._ledger.adopt(fields["instrument"], known)
             goes_on = number not in has_result or number == last[fields["instrument"]]
             if not goes_on:
-                known.remember(fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s)))
+                known.ended.remember(
+                    fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s))
+                )
                 continue
             received, embedded, n_damaged = journal.slices(number)
             refusals = journal.rejections(number)
