@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+from rcm_daemon.core.stack import PartialStack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rcm_daemon.core.pipeline import Estimation, Recurrent
     from rcm_daemon.core.records import StrataEstimate
+    from rcm_daemon.core.stack import EmbeddedSlice
     from trainer.data.manifest import LabelledStack
 
 
@@ -24,7 +27,7 @@ class AdvisedRun:
 
 
 def advised_run(
-    stack: LabelledStack, embeddings_NE: np.ndarray, recurrent: Recurrent, estimation: Estimation
+    stack: LabelledStack, slices: Sequence[EmbeddedSlice], recurrent: Recurrent, estimation: Estimation
 ) -> AdvisedRun:
     """Begin at the first slice and follow the advice until it says stop or nothing is left to take.
 
@@ -33,7 +36,7 @@ def advised_run(
     taken, partial = [0], PartialStack()
     while True:
         index = taken[-1]
-        partial = partial.with_slices(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
+        partial = partial.with_slices(slices[index])
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         estimate = estimation.estimate(partial, given)
         left = np.setdiff1d(np.arange(stack.n_slices), taken)

@@ -21,7 +21,7 @@ from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.posterior import boundary_posterior
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
-from trainer.live_runs import again, live_run
+from trainer.live_runs import again, live_run, slices_of
 from trainer.live_scores import label_boundaries
 from trainer.progress import progress_bar
 from trainer.run_folder import state_digest, this_command
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rcm_daemon.core.pipeline import Recurrent
     from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior
+    from rcm_daemon.core.quality import PictureDomain
     from trainer.data.manifest import LabelledStack
     from trainer.live_runs import LiveRun
     from trainer.networks.rcn import RecurrentStrata
@@ -41,8 +42,8 @@ CALIBRATION_NAME = "calibration.json"
 FOUND_PROBABILITY = 0.65
 """Chosen on validation patients: at 0.5 twice as many announced boundaries moved, at 0.7 the newest slices
 were labelled more than 2 points worse than in the end."""
-SETTLED_CHANGES = 0.008
-"""Share of settled labels that may change on calibration stacks: 1 % with something to spare."""
+SETTLED_CHANGES = 0.01
+"""Share of labels of a settled label's probability that may change."""
 FEWEST_PATIENTS = 20
 """A quarter of the stack with fewer patients than this takes the levels of all quarters together."""
 SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
@@ -126,6 +127,7 @@ def calibrate(
     embeddings: Sequence[np.ndarray],
     recurrent: Recurrent,
     prior: BoundaryPrior,
+    domain: PictureDomain | None = None,
 ) -> Calibration:
     """Calibrate on stacks of patients used for nothing else.
 
@@ -137,6 +139,8 @@ def calibrate(
         The network, its probabilities as trained.
     prior
         Its prior.
+    domain
+        What their pictures look like, to be kept with the rest.
 
     Raises
     ------
@@ -153,7 +157,7 @@ def calibrate(
     with progress_bar("running the network", len(stacks), "stacks") as advance:
         runs = []
         for stack, rows_NE in zip(stacks, embeddings, strict=True):
-            runs.append(live_run(stack, rows_NE, recurrent, plain))
+            runs.append(live_run(stack, slices_of(stack, rows_NE), recurrent, plain))
             advance(1, "")
     scale = _fit_scale(runs, prior)
     estimation = Estimation(uncalibrated(prior, scale))
@@ -175,7 +179,7 @@ def calibrate(
         _fit_levels(ranks, inside=True),
         _fit_levels(ranks, inside=False),
         _fit_settled(confidences),
-    )
+    ).model_copy(update={"domain": domain})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 
@@ -297,14 +301,14 @@ def _confidences(run: LiveRun, estimation: Estimation) -> tuple[np.ndarray, np.n
 
 
 def _fit_settled(confidences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Smallest probability above which so few labels change as may."""
+    """Smallest probability of which no more labels change than may; the share of changes falls with it."""
+    from sklearn.isotonic import IsotonicRegression
+
     probability = np.concatenate([p for p, _ in confidences])
     changed = np.concatenate([c for _, c in confidences])
-    order = np.argsort(-probability, kind="stable")
-    rate = np.cumsum(changed[order]) / np.arange(1, len(order) + 1)
-    allowed = np.flatnonzero(rate <= SETTLED_CHANGES)
-    threshold = float(probability[order[allowed[-1]]]) if len(allowed) else 1.0
-    return round(min(1.0, max(0.5, threshold)), 5)
+    shares = IsotonicRegression(increasing=False).fit_transform(probability, changed.astype(float))
+    settled = probability[shares <= SETTLED_CHANGES]
+    return round(min(1.0, max(0.5, float(settled.min()))), 5) if len(settled) else 1.0
 
 
 def _fit_temperature(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -34,6 +34,7 @@ def calibrate(
     from trainer.data.split import PARTS, load_split
     from trainer.embeddings import embed_set
     from trainer.offline import graph_runner
+    from trainer.picture_domain import picture_domain
     from trainer.precision import choose_device
     from trainer.train_cnn import load_cnn
     from trainer.train_rcn import load_rcn
@@ -52,11 +53,13 @@ def calibrate(
     prepared = prepare(data_set, network.size, where, workers)
     embeddings_TE = embed_set(network, prepared, {0: indices}, where, choose_device(device))[0]
     starts = data_set.starts
+    stacks = [data_set.stacks[index] for index in indices]
     found = fit(
-        [data_set.stacks[index] for index in indices],
+        stacks,
         [embeddings_TE[starts[index] : starts[index + 1]] for index in indices],
         graph_runner(recurrent),
         recurrent.likelihood.prior(),
+        picture_domain(stacks),
     )
     path = write_calibration(rcn, found, recurrent)
     typer.echo(f"wrote {path}: {found.n_stacks} stacks of {found.n_patients} patients")

@@ -47,6 +47,9 @@ def write_evaluation(
     live: bool = False,
     beside: Sequence[Path] = (),
     z_step_um: float | None = None,
+    pixel_size_um: float = 0.5,
+    n_held_out: int | None = None,
+    missing: float = 0.0,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -76,6 +79,12 @@ def write_evaluation(
         Other bundles to score on the same stacks.
     z_step_um
         Step of the unseen phantoms, instead of steps as they are drawn.
+    pixel_size_um
+        Pitch the unseen phantoms are recorded at.
+    n_held_out
+        Number of those of the family kept out of training, if it is another.
+    missing
+        Share of the slices that never arrive.
 
     Returns
     -------
@@ -90,6 +99,10 @@ def write_evaluation(
     """
     if bundle is None and not predictions:
         raise DataSetError("an evaluation needs a bundle or predictions, got neither")
+    if not 0 <= missing < 1:
+        raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {missing}")
+    if missing and predictions:
+        raise DataSetError(f"slices can be missing for bundles only, got predictions and {missing}")
     if bundle is None and (single or n_fresh):
         raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
     if not stacks and (predictions or not n_fresh):
@@ -115,12 +128,14 @@ def write_evaluation(
     if stacks:
         sets.append((f"{len(stacks)} stacks of the data set", stacks))
     if verified and n_fresh:
-        families = fresh_phantoms(verified.digest, n_fresh, TRAINING_FAMILIES, "training families", z_step_um)
-        sets.append((f"{n_fresh} unseen phantoms of the training families", families))
-        held_out = fresh_phantoms(verified.digest, n_fresh, (HELD_OUT_FAMILY,), "held-out family", z_step_um)
-        sets.append(
-            (f"{n_fresh} unseen phantoms of the family kept out of training ({HELD_OUT_FAMILY})", held_out)
-        )
+        held_out = f"family kept out of training ({HELD_OUT_FAMILY})"
+        for n, families, purpose, of_which in (
+            (n_fresh, TRAINING_FAMILIES, "training families", "training families"),
+            (n_fresh if n_held_out is None else n_held_out, (HELD_OUT_FAMILY,), "held-out family", held_out),
+        ):
+            planned = fresh_phantoms(verified.digest, n, families, purpose, z_step_um, pixel_size_um)
+            if planned:
+                sets.append((f"{n} unseen phantoms of the {of_which}", planned))
     result: dict[str, Any] = {
         "schema": EVALUATION_SCHEMA,
         "bundle": verified
@@ -141,7 +156,7 @@ def write_evaluation(
     baselines = _fit(training)
     for number, (title, sources) in enumerate(sets):
         if folders:
-            runs = run_bundles(folders, sources, n_workers, title)
+            runs = run_bundles(folders, sources, n_workers, title, missing)
         else:
             runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}

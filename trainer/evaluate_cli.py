@@ -36,6 +36,14 @@ def evaluate(
     z_step_um: Annotated[
         float | None, typer.Option(help="Step of the unseen phantoms. [default: as drawn]")
     ] = None,
+    pixel_size_um: Annotated[
+        float, typer.Option(help="Pitch the unseen phantoms are recorded at; the field is 500 um wide.")
+    ] = 0.5,
+    held_out: Annotated[
+        int | None,
+        typer.Option(help="Unseen phantoms of the family kept out of training. [default: as many]"),
+    ] = None,
+    missing: Annotated[float, typer.Option(help="Share of the slices that never arrive.")] = 0.0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
@@ -67,5 +75,8 @@ def evaluate(
         live=live,
         beside=beside or (),
         z_step_um=z_step_um,
+        pixel_size_um=pixel_size_um,
+        n_held_out=held_out,
+        missing=missing,
     )
     typer.echo((out / "evaluation.md").read_text())

@@ -84,7 +84,7 @@ def _working_points(networks: Networks) -> tuple[float, ...] | tuple[int, ...]:
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
     stack, parameters = run.stack, networks.estimator_parameters
-    own = live_run(stack, run.embeddings[number], networks.recur, Estimation(parameters))
+    own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     if parameters is None:
         return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
     others = [
@@ -92,7 +92,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
         for found in FOUND_PROBABILITIES
         if found != parameters.found_probability
     ]
-    advised = advised_run(stack, run.embeddings[number], networks.recur, Estimation(parameters))
+    advised = advised_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
     for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
         for k, boundary in enumerate(BOUNDARIES):

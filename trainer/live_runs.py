@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,50 +21,41 @@ if TYPE_CHECKING:
 class LiveRun:
     """What was said of one stack after each of its slices: `estimates[n - 1]` of the first n of them.
 
-    `given` is what the network gave for it.
+    `given` is what the network gave for it, `slices` those that arrived.
     """
 
     stack: LabelledStack
+    slices: tuple[EmbeddedSlice, ...]
     estimates: tuple[StrataEstimate, ...]
     given: tuple[Recurrence, ...]
 
 
-def live_run(
-    stack: LabelledStack,
-    embeddings_NE: np.ndarray,
-    recurrent: Recurrent,
-    estimation: Estimation,
-    kept: Sequence[int] | None = None,
-) -> LiveRun:
-    """Replay one stack.
+def slices_of(stack: LabelledStack, embeddings_NE: np.ndarray) -> tuple[EmbeddedSlice, ...]:
+    """Slices of a stack from their embeddings (float32 [n, 256]); nothing is said of their pictures."""
+    return tuple(
+        EmbeddedSlice(index, float(z_um), row)
+        for index, (z_um, row) in enumerate(zip(stack.z_um, embeddings_NE, strict=True))
+    )
 
-    Parameters
-    ----------
-    stack
-        The stack.
-    embeddings_NE
-        float32 [n, 256] of its slices.
-    recurrent, estimation
-        As the daemon has them.
-    kept
-        Slices that arrive, rising; none = all of them.
-    """
-    indices = range(stack.n_slices) if kept is None else kept
+
+def live_run(
+    stack: LabelledStack, slices: Sequence[EmbeddedSlice], recurrent: Recurrent, estimation: Estimation
+) -> LiveRun:
+    """Replay one stack: its slices arrive in the order given."""
     partial = PartialStack()
     estimates, answers = [], []
-    for count, index in enumerate(indices, start=1):
-        partial = partial.with_slices(EmbeddedSlice(index, float(stack.z_um[index]), embeddings_NE[index]))
+    for count, new in enumerate(slices, start=1):
+        partial = partial.with_slices(new)
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         answers.append(given)
-        estimates.append(estimation.estimate(partial, given, count / len(indices)))
-    return LiveRun(stack, tuple(estimates), tuple(answers))
+        estimates.append(estimation.estimate(partial, given, count / len(slices)))
+    return LiveRun(stack, tuple(slices), tuple(estimates), tuple(answers))
 
 
 def again(run: LiveRun, estimation: Estimation) -> LiveRun:
     """Read what the network gave for a whole stack anew, by another estimation."""
     partial, estimates = PartialStack(), []
-    nothing = np.zeros(0, np.float32)
-    for index, given in enumerate(run.given):
-        partial = partial.with_slices(EmbeddedSlice(index, float(run.stack.z_um[index]), nothing))
-        estimates.append(estimation.estimate(partial, given, (index + 1) / run.stack.n_slices))
-    return LiveRun(run.stack, tuple(estimates), run.given)
+    for new, given in zip(run.slices, run.given, strict=True):
+        partial = partial.with_slices(new)
+        estimates.append(estimation.estimate(partial, given, len(partial) / len(run.slices)))
+    return replace(run, estimates=tuple(estimates))

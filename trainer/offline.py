@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata
+from rcm_daemon.core.quality import quality_flags, weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import LabelledStack
@@ -46,8 +49,8 @@ class StackRun:
     ----------
     stack
         The stack.
-    embeddings
-        float32 [n, 256] of each bundle's CNN.
+    slices
+        [n] of each bundle: embeddings of its CNN, weights, and flags of the pictures.
     probabilities
         float32 [n, 3] of each bundle, over the whole stack.
     estimates
@@ -55,7 +58,7 @@ class StackRun:
     """
 
     stack: LabelledStack
-    embeddings: tuple[np.ndarray, ...] = ()
+    slices: tuple[tuple[EmbeddedSlice, ...], ...] = ()
     probabilities: tuple[np.ndarray, ...] = ()
     estimates: tuple[StrataEstimate | None, ...] = ()
 
@@ -66,6 +69,7 @@ def fresh_phantoms(
     families: Sequence[str],
     purpose: str,
     z_step_um: float | None = None,
+    pixel_size_um: float = 0.5,
 ) -> list[Source]:
     """Plan phantoms that nobody has tuned to: their seed follows from the bundle's digest.
 
@@ -81,14 +85,17 @@ def fresh_phantoms(
         A word that tells sets of one bundle apart.
     z_step_um
         Step of all of them, None as drawn.
+    pixel_size_um
+        Pitch they are recorded at; the field is 500 um wide at any.
     """
+    side = round(500 / pixel_size_um)
     seed = int(hashlib.sha256(f"{bundle_digest}:{purpose}".encode()).hexdigest()[:8], 16) & 0x7FFF_FFFF
     parameters = SetParameters(
         seed=seed,
         n_stacks=n_stacks,
-        rows=1000,
-        columns=1000,
-        pixel_size_um=0.5,
+        rows=side,
+        columns=side,
+        pixel_size_um=pixel_size_um,
         families=tuple(families),
         stacks_per_patient=2.0,
         z_step_um=z_step_um,
@@ -97,7 +104,7 @@ def fresh_phantoms(
 
 
 def run_bundles(
-    folders: Sequence[Path], sources: Sequence[Source], n_workers: int, title: str
+    folders: Sequence[Path], sources: Sequence[Source], n_workers: int, title: str, missing: float = 0.0
 ) -> list[StackRun]:
     """Run bundles over stacks; a CNN that two bundles share runs once a slice.
 
@@ -111,6 +118,8 @@ def run_bundles(
         Processes, one thread each; 1 works in this one.
     title
         What the progress bar says.
+    missing
+        Share of the slices that never arrive, drawn by the stack's name.
 
     Returns
     -------
@@ -124,22 +133,22 @@ def run_bundles(
     """
     with progress_bar(title, len(sources), "stacks") as advance:
         results: dict[int, StackRun] = {}
-        for number, result in _in_any_order(tuple(folders), sources, n_workers):
+        for number, result in _in_any_order(tuple(folders), sources, n_workers, missing):
             results[number] = result
             advance(1, "")
     return [results[number] for number in range(len(sources))]
 
 
 def _in_any_order(
-    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int
+    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int, missing: float
 ) -> Iterator[tuple[int, StackRun]]:
     if n_workers <= 1:
         _open(folders)
-        yield from ((number, _run(source)) for number, source in enumerate(sources))
+        yield from ((number, _run(source, missing)) for number, source in enumerate(sources))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_open, initargs=(folders,)) as pool:
-        pending = {pool.submit(_run, source): number for number, source in enumerate(sources)}
+        pending = {pool.submit(_run, source, missing): number for number, source in enumerate(sources)}
         try:
             for finished in as_completed(pending):
                 yield pending[finished], finished.result()
@@ -166,28 +175,49 @@ def _open(folders: tuple[Path, ...]) -> None:
         _cnn_of.append(digests.index(digests[-1]))
 
 
-def _run(source: Source) -> StackRun:
+def _run(source: Source, missing: float) -> StackRun:
     if isinstance(source, LabelledStack):
         stack, fields = source, fields_of_stack(source)
     else:
         phantom = build_stack(*source)
         stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
+    arrived = np.random.default_rng(crc32(stack.stack.encode())).uniform(size=stack.n_slices) >= missing
+    arrived[0] = True
+    stack, fields = thinned(stack, arrived), compress(fields, arrived)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
+    flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
     for number, trio in enumerate(_with_neighbours(fields)):
         for index, rows in embeddings.items():
             in_context = _networks[index].manifest.kind == "context"
             image = np.stack(trio) if in_context else trio[1]
             rows.append(_networks[index].embed(image, f"slice {number} of {stack.stack}"))
-    probabilities, estimates, arrays = [], [], []
-    for networks, index in zip(_networks, _cnn_of, strict=True):
-        arrays.append(np.stack(embeddings[index]))
-        slices = zip(stack.z_um, arrays[-1], strict=True)
-        partial = PartialStack(tuple(EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(slices)))
-        parameters = networks.estimator_parameters
+        for own, networks in zip(flags, _networks, strict=True):
+            own.append(quality_flags(trio[1], networks.domain))
+    probabilities, estimates, slices = [], [], []
+    for networks, index, own in zip(_networks, _cnn_of, flags, strict=True):
+        slices.append(
+            tuple(
+                EmbeddedSlice(i, float(z_um), row, weight_of(words), words)
+                for i, (z_um, row, words) in enumerate(zip(stack.z_um, embeddings[index], own, strict=True))
+            )
+        )
+        partial, parameters = PartialStack(slices[-1]), networks.estimator_parameters
         estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
         probabilities.append(estimate.probabilities)
         estimates.append(estimate if parameters else None)
-    return StackRun(stack, tuple(arrays), tuple(probabilities), tuple(estimates))
+    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates))
+
+
+def thinned(stack: LabelledStack, kept: np.ndarray) -> LabelledStack:
+    """Return the stack with the slices that `kept` (bool [n]) marks."""
+    return replace(
+        stack,
+        files=tuple(compress(stack.files, kept)),
+        pages=tuple(compress(stack.pages, kept)),
+        z_um=stack.z_um[kept],
+        labels=stack.labels[kept],
+        readings={name: labels[kept] for name, labels in stack.readings.items()},
+    )
 
 
 def graph_runner(network: RecurrentStrata) -> Recurrent:

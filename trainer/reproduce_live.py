@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcm_daemon.core.pipeline import Estimation, estimate_strata
-from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+from rcm_daemon.core.stack import PartialStack
 from rcm_daemon.errors import DataSetError
 from trainer.calibrate import uncalibrated
+from trainer.live_runs import slices_of
 from trainer.offline import graph_runner
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ def estimate_stacks(
     recurrent, estimation = graph_runner(network), Estimation(uncalibrated(network.likelihood.prior()))
     said = []
     for stack, rows_NE in zip(stacks, embeddings, strict=True):
-        slices = tuple(
-            EmbeddedSlice(i, float(z), row)
-            for i, (z, row) in enumerate(zip(stack.z_um, rows_NE, strict=True))
-        )
-        said.append(estimate_strata(PartialStack(slices), recurrent, estimation))
+        said.append(estimate_strata(PartialStack(slices_of(stack, rows_NE)), recurrent, estimation))
     return np.concatenate([estimate.probabilities for estimate in said]), {
         "labels": np.concatenate([estimate.labels for estimate in said]).astype(np.int8),
         "boundaries_um": np.array(

@@ -44,5 +44,5 @@ def embed_slice(
         above, below = (field_of(pixels)[0] for pixels in neighbours)
         image = np.stack([above, field, below])
     embedding = networks.embed(image, f"slice {header.index}")
-    flags = (*quality_flags(field), *flags)
+    flags = (*quality_flags(field, networks.domain), *flags)
     return EmbeddedSlice(header.index, header.z_um, embedding, weight_of(flags), flags)

@@ -43,6 +43,7 @@ class Networks:
         self.provider = provider
         self.n_cnn_runs = 0
         self.estimator_parameters = estimator_parameters(bundle)
+        self.domain = self.estimator_parameters.domain if self.estimator_parameters else None
         self._cnn = cnn
         self._rcn = rcn
         given = {output.name for output in rcn.get_outputs()}

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rcm_daemon.core.advice import advise
 from rcm_daemon.core.mosaic import MosaicRule, mosaic_plan
 from rcm_daemon.core.posterior import BoundaryPosterior, BoundaryPrior, boundary_posterior
+from rcm_daemon.core.quality import PictureDomain
 from rcm_daemon.core.records import Boundary, Status, StrataEstimate
 from rcm_daemon.errors import InferenceError
 
@@ -75,6 +76,8 @@ class EstimatorParameters(_Record):
         A label of at least this posterior probability changes in at most 1 % of the cases.
     inside, forecast
         Levels of a found boundary, and of one that lies ahead.
+    domain
+        What pictures look like that the bundle was made for; none = pictures are not held against any.
     """
 
     schema_name: Annotated[Literal["rcm-estimator-1"], Field(alias="schema")]
@@ -88,6 +91,7 @@ class EstimatorParameters(_Record):
     settled_probability: Annotated[float, Field(ge=0.5, le=1)]
     inside: Levels
     forecast: Levels
+    domain: PictureDomain | None = None
 
     @property
     def prior(self) -> BoundaryPrior:

@@ -176,7 +176,7 @@ def build_message(
         "probability": _rows(estimate.probabilities) if estimate else [],
         "posterior": _rows(estimate.posterior) if estimate else [],
         "settled": estimate.settled.tolist() if estimate else [],
-        "flags": [",".join(s.flags) for s in slices],
+        "flags": [",".join(flags) for flags in stack.partial.flags],
         "stack_flags": ",".join(stack.flags),
         **{key: round(value, 3) for key, value in vars(latency).items()},
     }

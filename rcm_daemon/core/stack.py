@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from rcm_daemon.core.quality import OUT_OF_DOMAIN, REPEATED, repeats, weight_of
 from rcm_daemon.core.records import Slice
 
 if TYPE_CHECKING:
@@ -61,10 +63,21 @@ class PartialStack:
         """Depths [n], rising."""
         return np.array([s.z_um for s in self.slices], np.float64)
 
+    @cached_property
+    def flags(self) -> tuple[tuple[str, ...], ...]:
+        """Flags of each slice [n]: its own, and whether it shows the same picture as the one above it."""
+        if not self.slices:
+            return ()
+        same = repeats(self.embeddings).tolist()
+        return tuple(
+            (*s.flags, REPEATED) if again else s.flags for s, again in zip(self.slices, same, strict=True)
+        )
+
     @property
     def weight(self) -> NDArray[np.float32]:
         """Weights [n]."""
-        return np.array([s.weight for s in self.slices], np.float32)
+        weights = [min(s.weight, weight_of(own)) for s, own in zip(self.slices, self.flags, strict=True)]
+        return np.array(weights, np.float32)
 
 
 class Received:
@@ -189,8 +202,11 @@ class Acquisition:
             found.append("z_reversed")
         if len(set(by_index)) < len(by_index):
             found.append("equal_z")
-        if any("pitch_resampled" in s.flags for s in self.partial.slices):
+        own = self.partial.flags
+        if any("pitch_resampled" in flags for flags in own):
             found.append("pitch_resampled")
+        if sum(OUT_OF_DOMAIN in flags for flags in own) > len(own) / 2:
+            found.append(OUT_OF_DOMAIN)
         return found
 
     def note_rejection(self, rejection: Rejection) -> None:

@@ -18,7 +18,7 @@ from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.errors import DataSetError
 from trainer.calibrate import calibrate, read_calibration, uncalibrated, write_calibration
 from trainer.data.manifest import LabelledStack
-from trainer.live_runs import live_run
+from trainer.live_runs import live_run, slices_of
 from trainer.live_scores import coverages
 from trainer.networks.rcn import Architecture, RecurrentStrata
 
@@ -51,13 +51,14 @@ def stacks(n_patients: int, seed: int) -> tuple[list[LabelledStack], list[np.nda
                 readings={},
             )
         )
-        embeddings.append(np.repeat(seen[None].astype(np.float32), n_slices, axis=0))
+        rows = np.repeat(seen[None].astype(np.float32), n_slices, axis=0)
+        embeddings.append(np.column_stack([rows, np.arange(n_slices, dtype=np.float32)]))
     return made, embeddings
 
 
 def overconfident(embeddings, z_um, weight) -> Recurrence:
     """Evidence and probabilities far surer than the scatter warrants."""
-    first, second = embeddings[0]
+    first, second = embeddings[0, :2]
     sides = np.stack([first - z_um, np.minimum(z_um - first, second - z_um), z_um - second], axis=1)
     sides -= sides.max(axis=1, keepdims=True)
     probabilities = np.exp(sides) / np.exp(sides).sum(axis=1, keepdims=True)
@@ -66,12 +67,10 @@ def overconfident(embeddings, z_um, weight) -> Recurrence:
 
 def coverage_of(parameters, seed: int) -> float:
     made, embeddings = stacks(100, seed)
-    given = [
-        interval.holds
-        for stack, rows in zip(made, embeddings, strict=True)
-        for interval in coverages(live_run(stack, rows, overconfident, Estimation(parameters)))
-        if interval.kind == "inside"
-    ]
+    given = []
+    for stack, rows in zip(made, embeddings, strict=True):
+        run = live_run(stack, slices_of(stack, rows), overconfident, Estimation(parameters))
+        given += [interval.holds for interval in coverages(run) if interval.kind == "inside"]
     return float(np.mean(given))
 
 
@@ -90,7 +89,7 @@ def test_settled_labels_hardly_ever_change() -> None:
     made, embeddings = stacks(60, 3)
     n_settled = n_changed = 0
     for stack, rows in zip(made, embeddings, strict=True):
-        run = live_run(stack, rows, overconfident, Estimation(found.parameters))
+        run = live_run(stack, slices_of(stack, rows), overconfident, Estimation(found.parameters))
         final = run.estimates[-1].labels
         for estimate in run.estimates:
             n = len(estimate.labels)

@@ -9,6 +9,7 @@ import torch
 from trainer_commands import run
 
 from rcm_daemon.core.records import STRATA
+from rcm_daemon.errors import DataSetError
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
 from trainer.data.manifest import load_data_set
 from trainer.data.phantoms import SetParameters, plan_stacks
@@ -121,3 +122,20 @@ def test_fresh_phantoms_follow_from_the_bundle_alone(work: Path) -> None:
     assert [len(p) for p in found.probabilities] == [found.stack.n_slices] * 2
     assert found.probabilities[0].shape[1] == len(STRATA)
     assert set(found.stack.readings) == {"reader_1", "reader_2", "true_label"}
+
+
+def test_missing_slices_never_arrive(work: Path, tmp_path) -> None:
+    data = load_data_set(work / "data")
+    stacks = [data.stacks[index] for index in range(3)]
+    (whole, thin) = (
+        run_bundles([work / "whole"], stacks, 1, "whole or thin", missing) for missing in (0.0, 0.4)
+    )
+    for stack, full, part in zip(stacks, whole, thin, strict=True):
+        assert full.stack.n_slices == stack.n_slices
+        assert 1 <= part.stack.n_slices < stack.n_slices
+        kept = np.flatnonzero(np.isin(stack.z_um, part.stack.z_um))
+        assert part.stack.labels.tolist() == stack.labels[kept].tolist()
+        for index, one in zip(kept, part.slices[0], strict=True):
+            np.testing.assert_array_equal(one.embedding, full.slices[0][index].embedding)
+    with pytest.raises(DataSetError, match=r"must be from 0 to below 1, got 1"):
+        run("evaluate", work / "whole", "--data", work / "data", "--missing", "1", "--out", tmp_path)

@@ -14,10 +14,11 @@ from trainer_commands import run
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.core.records import Boundary, StrataEstimate
+from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
-from trainer.live_runs import again, live_run
+from trainer.live_runs import again, live_run, slices_of
 from trainer.live_scores import announce, count, coverages
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
@@ -81,6 +82,10 @@ def a_stack(n_slices: int = 50) -> LabelledStack:
     )
 
 
+def plain(stack: LabelledStack) -> tuple[EmbeddedSlice, ...]:
+    return slices_of(stack, np.zeros((stack.n_slices, 4), np.float32))
+
+
 def clear(embeddings, z_um, weight) -> Recurrence:
     rows = np.eye(3, dtype=np.float32)[(z_um > 60).astype(int) + (z_um > 105)]
     return Recurrence(rows, 0.5 * rows)
@@ -88,7 +93,7 @@ def clear(embeddings, z_um, weight) -> Recurrence:
 
 def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
     stack = a_stack()
-    done = live_run(stack, np.zeros((50, 4), np.float32), clear, Estimation(uncalibrated(PRIOR)))
+    done = live_run(stack, plain(stack), clear, Estimation(uncalibrated(PRIOR)))
     counts = count(done)
     assert counts.final == counts.n_slices == 50
     assert 45 <= counts.newest <= 50
@@ -105,9 +110,9 @@ def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
 
 def test_intervals_hold_or_not() -> None:
     stack = replace(a_stack(6), boundaries_um=(5.5, 100.0))
-    done = live_run(stack, np.zeros((6, 4), np.float32), clear, Estimation())
+    done = live_run(stack, plain(stack), clear, Estimation())
     estimates = said(NOT, NOT, at(5, 4, 6), at(5, 4, 9), at(5, 6, 7), at(5, 4, 6))
-    given = [one for one in coverages(type(done)(stack, tuple(estimates), done.given)) if one.boundary == 0]
+    given = [one for one in coverages(replace(done, estimates=tuple(estimates))) if one.boundary == 0]
     assert [one.holds for one in given] == [False, False, True, True, False, True]
     assert [one.kind for one in given] == ["forecast"] * 2 + ["inside"] * 4
     assert given[3].width_um == 5
@@ -115,7 +120,7 @@ def test_intervals_hold_or_not() -> None:
 
 def test_advice_finds_both_boundaries_with_a_part_of_the_slices() -> None:
     stack = a_stack()
-    advised = advised_run(stack, np.zeros((50, 4), np.float32), clear, Estimation(uncalibrated(PRIOR)))
+    advised = advised_run(stack, plain(stack), clear, Estimation(uncalibrated(PRIOR)))
     assert len(set(advised.taken)) == len(advised.taken) <= 25
     first, second = advised.estimate.boundaries
     assert first.um == pytest.approx(61.5, abs=3)
