@@ -34,6 +34,10 @@ class StackFileError(RcmError):
     """A recorded stack (file or folder) that cannot be read as one."""
 
 
+class JournalDamagedError(RcmError):
+    """The journal turned out damaged while in use; the next start salvages it."""
+
+
 class BundleError(RcmError):
     """A model bundle that is not whole, not what its manifest says, or not runnable here."""
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 from rcm_daemon.core.pseudonyms import pseudonymised
+from rcm_daemon.io.revisions import Revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +25,11 @@ class Publishing:
     """Publishes stacks; keeps the newest message of open ones and the last of `n_ended_kept` ended ones.
 
     With `pseudonyms`, all that others get from here bears them instead of ids.
+
+    Raises
+    ------
+    ConfigurationError
+        The state folder cannot be written.
     """
 
     def __init__(
@@ -36,13 +42,14 @@ class Publishing:
         self._results = results
         self._pseudonyms = pseudonyms
         self._state_dir = state_dir
+        self._revisions = Revisions(state_dir)
         self.n_ended_kept = n_ended_kept
         self._open: dict[StackKey, StrataMessage] = {}
         self._ended: OrderedDict[StackKey, StrataMessage] = OrderedDict()
 
     def publish(self, stack: Acquisition, source: Source, latency: Latency, n_lost: int) -> StrataMessage:
         """Send the stack as it stands, as its next revision; returns the message with the ids as they are."""
-        stack.revision += 1
+        stack.revision = self._revisions.following(stack.key, stack.revision)
         plain = build_message(
             stack,
             source,
@@ -64,6 +71,15 @@ class Publishing:
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
         return plain
+
+    def take_up(self, stacks: Iterable[Acquisition]) -> None:
+        """Go on where stacks from before a restart were, by the messages that were sent of them."""
+        for stack in stacks:
+            stack.revision = self._revisions.resumed(stack.key, stack.revision)
+
+    def close(self) -> None:
+        """Keep the revisions for the next start."""
+        self._revisions.close()
 
     def recall(self, messages: Iterable[str]) -> None:
         """Take over final messages of before a restart; such as another version wrote are left out."""

@@ -16,8 +16,10 @@ from rcm_daemon.core.account import (
     restore_stack,
 )
 from rcm_daemon.core.commit_order import CommitOrder, Entry
-from rcm_daemon.core.instrument import Ended, Instrument
+from rcm_daemon.core.ended import Ended
+from rcm_daemon.core.instrument import Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
+from rcm_daemon.errors import JournalDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,7 +147,14 @@ class Recording:
         """Start writing what can be written; returns the answers whose cause is on disk now.
 
         Called when results are out: the fingerprints that are taken here would hold them up.
+
+        Raises
+        ------
+        JournalDamagedError
+            The journal has turned out damaged.
         """
+        if self.writer.damage:
+            raise JournalDamagedError(self.writer.damage)
         while self._unprinted:  # whether it can be written or not: until then the whole slice is kept
             _ = self._unprinted.pop().fingerprint
         due: list[Reply] = []
@@ -161,10 +170,8 @@ class Recording:
                 due += replies
         return due
 
-    def close(self, stacks: Iterable[Acquisition]) -> None:
-        """Write the exact revisions of these stacks and end."""
-        if self.is_settled and (rows := [StackRow.of(stack, revisions_ahead=0) for stack in stacks]):
-            self.writer.submit([*rows])
+    def close(self) -> None:
+        """Write no more than what is being written."""
         self.writer.close()
 
     def _new_rejections(self, stack: Acquisition) -> list[Row]:
@@ -195,7 +202,9 @@ class Recording:
                 self._ledger.adopt(fields["instrument"], known)
             goes_on = number not in has_result or number == last[fields["instrument"]]
             if not goes_on:
-                known.remember(fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s)))
+                known.ended.remember(
+                    fields["stack_id"], Ended.of(restore_stack(number, fields, {}, [], now_s))
+                )
                 continue
             received, embedded, n_damaged = journal.slices(number)
             refusals = journal.rejections(number)

@@ -34,7 +34,7 @@ from rcm_daemon.inference import (
     SliceJob,
     Unusable,
 )
-from rcm_daemon.io.journal_salvage import open_journal
+from rcm_daemon.io.journal_salvage import damage_noted, open_journal
 from rcm_daemon.io.journal_writer import JournalWriter
 from rcm_daemon.io.state_dir import StateDir
 from rcm_daemon.io.wakeup import Wakeup
@@ -95,16 +95,18 @@ class Service:
             undo.callback(self._endpoints.abort)
             self._vitals = Vitals(settings, self._endpoints.door)
             undo.callback(self._vitals.close)
-            journal = open_journal(settings.state_dir)
+            journal = open_journal(settings.state_dir, self._vitals.starting)
             shown = pseudonyms if settings.pseudonymise else None
             results, n_ended_kept = self._endpoints.results, settings.n_ended_kept
             self._publishing = Publishing(results, self._state_dir, n_ended_kept, shown)
-            self._publishing.recall(journal.newest_results(n_ended_kept))
             keep_days, max_bytes = settings.journal_keep_days, settings.journal_max_mb * 1_000_000
             writer = JournalWriter(journal, self._wakeup.wake, keep_days, max_bytes)
-            self._recording = Recording(self._ledger, journal, writer)
+            with damage_noted(settings.state_dir):
+                self._publishing.recall(journal.newest_results(n_ended_kept))
+                self._recording = Recording(self._ledger, journal, writer)
             writer.start()
-            undo.callback(self._recording.close, ())
+            self._publishing.take_up(restored.stack for restored in self._recording.restored)
+            undo.callback(self._recording.close)
             self._await_bundles()
             undo.pop_all()
         account = self._counts, self._ledger, self._inference, self._bundles, self._recording
@@ -390,7 +392,8 @@ class Service:
     def _close(self) -> None:
         n_left = self._inference.n_waiting
         self._inference.close_all()
-        self._recording.close(self._ledger.open_stacks())
+        self._recording.close()
+        self._publishing.close()
         self._vitals.close()
         self._endpoints.close()
         self._wakeup.close()

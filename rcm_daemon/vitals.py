@@ -23,6 +23,8 @@ FEED_S = 0.5
 """The watchdog is fed at most this often."""
 SHOW_S = 1.0
 """Status and metrics are renewed at most this often."""
+START_STEP_S = 120
+"""A start that goes on step by step takes no longer than this for one."""
 N_TRIES = 2
 WORKER_START_S = 60.0
 """A slice may time out twice, with a worker's start between, before it is quarantined."""
@@ -55,6 +57,10 @@ class Vitals:
     def is_sound(self) -> bool:
         """Whether nothing is known to be wrong."""
         return not self._fault
+
+    def starting(self) -> None:
+        """Say that the start goes on and may take a while yet."""
+        self._manager.tell(f"EXTEND_TIMEOUT_USEC={START_STEP_S * 1_000_000}", PATIENCE_S)
 
     def ready(self) -> None:
         """Say that slices are served from now on."""

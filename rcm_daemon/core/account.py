@@ -20,9 +20,6 @@ from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received, State
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-REVISIONS_AHEAD = 10_000
-"""Written instead of the present revision, so that revisions rise through a crash, where they jump."""
-
 
 @dataclass(frozen=True)
 class InstrumentRow:
@@ -123,8 +120,8 @@ class StackRow:
     revision: int
 
     @classmethod
-    def of(cls, stack: Acquisition, revisions_ahead: int = REVISIONS_AHEAD) -> StackRow:
-        """Take down an acquisition as it stands; nothing ahead where no more revisions will come."""
+    def of(cls, stack: Acquisition) -> StackRow:
+        """Take down an acquisition as it stands."""
         return cls(
             stack.number,
             tuple(getattr(stack, name) for name in _PLAIN),
@@ -132,7 +129,7 @@ class StackRow:
             stack.start,
             stack.end,
             tuple(stack.conflict_index),
-            stack.revision + revisions_ahead,
+            stack.revision,
         )
 
     @property

@@ -6,37 +6,19 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rcm_daemon.core.ended import Ended, EndedStacks
 from rcm_daemon.core.numbering import Numbering
-from rcm_daemon.core.stack import digest
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from rcm_daemon.core.rejection import Rejection
-    from rcm_daemon.core.stack import Acquisition, State
+    from rcm_daemon.core.stack import Acquisition
 
 MAX_RUNS_KEPT = 256
-MAX_ENDED_KEPT = 10_000
 MAX_EARLY_REJECTIONS = 100
 MAX_RECENT = 64
 """So many of a run's last messages are known again: as many as a sender may have unanswered."""
-
-
-@dataclass(slots=True)
-class Ended:
-    """Enough of a stack that has ended to know its start and its end again, and to refuse the rest."""
-
-    acquisition: int
-    start: bytes | None
-    end: bytes | None
-    state: State
-
-    @classmethod
-    def of(cls, stack: Acquisition) -> Ended:
-        """Sum up an acquisition."""
-        start = digest(stack.start) if stack.start is not None else None
-        end = digest(stack.end) if stack.end is not None else None
-        return cls(stack.acquisition, start, end, stack.ended)
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Instrument:
     numbering: Numbering = field(default_factory=Numbering)
     older_runs: OrderedDict[str, int] = field(default_factory=OrderedDict)
     current: Acquisition | None = None
-    ended: dict[str, Ended] = field(default_factory=dict)  # oldest first
+    ended: EndedStacks = field(default_factory=EndedStacks)
     early_rejections: list[Rejection] = field(default_factory=list)
     recent: OrderedDict[int, Recent] = field(default_factory=OrderedDict)
 
@@ -105,11 +87,4 @@ class Instrument:
 
     def note_ended(self, stack: Acquisition) -> None:
         """Remember a stack that has just ended."""
-        self.remember(stack.stack_id, Ended.of(stack))
-
-    def remember(self, stack_id: str, ended: Ended) -> None:
-        """Take over what is known of an ended stack as the newest of them."""
-        self.ended.pop(stack_id, None)
-        self.ended[stack_id] = ended
-        if len(self.ended) > MAX_ENDED_KEPT:
-            del self.ended[next(iter(self.ended))]
+        self.ended.remember(stack.stack_id, Ended.of(stack))

@@ -281,7 +281,7 @@ class Ledger:
         _check_same_kind(acquisition, message, origin)
         if acquisition.ended == "abandoned":
             acquisition.ended = "open"
-            known.ended.pop(acquisition.stack_id, None)
+            known.ended.forget(acquisition.stack_id)
         acquisition.touched_s = now_s
         acquisition.run_id = header.run_id
         seen = acquisition.received.get(header.index)

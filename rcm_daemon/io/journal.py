@@ -132,7 +132,11 @@ class Journal:
         """
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise sqlite3.DatabaseError(" ".join(verdict.split()))
+
+    def interrupt(self) -> None:
+        """Have what is being read by another thread fail with an OperationalError."""
+        self._db.interrupt()
 
     def close(self) -> None:
         """Close the file; what was committed stays."""
@@ -185,6 +189,13 @@ class Journal:
             f"INSERT OR REPLACE INTO {table} VALUES ({marks})",  # noqa: S608  # a name of TABLES
             (*values, checksum(table, values)),
         )
+
+    def put_all(self, table: str, rows: Iterable[Sequence[Value]]) -> None:
+        """Write rows of one table, all or none."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for values in rows:
+            self.put(table, values)
+        self._db.execute("COMMIT")
 
     def rows(self, table: str, number: int | None = None) -> list[tuple[Value, ...]]:
         """Return the good rows of a table, or those of one acquisition, without their checksums.

@@ -9,6 +9,9 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from rcm_daemon.io.journal_check import JournalCheck
+from rcm_daemon.io.journal_salvage import suspect_journal
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +22,7 @@ log = logging.getLogger("rcm_daemon")
 
 RETRY_S = 1.0
 PRUNE_EVERY_S = 60.0
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class JournalWriter:
@@ -37,6 +41,8 @@ class JournalWriter:
     ----------
     fault
         Why nothing is written at the moment, as one sentence; empty while it is.
+    damage
+        That the file turned out damaged, and what happens at the next start; empty while it has not.
     """
 
     def __init__(self, journal: Journal, wake: Callable[[], None], keep_days: float, max_bytes: int) -> None:
@@ -44,7 +50,8 @@ class JournalWriter:
         self._wake = wake
         self.keep_days = keep_days
         self.max_bytes = max_bytes
-        self.fault = ""
+        self.fault = self.damage = ""
+        self._check = JournalCheck(journal.path, self._suspect)
         self._batches: SimpleQueue[list[Row] | None] = SimpleQueue()
         self._written = threading.Event()
         self._closing = threading.Event()
@@ -55,6 +62,7 @@ class JournalWriter:
     def start(self) -> None:
         """Take the journal over; until then it may be used by others."""
         self._thread.start()
+        self._check.start()
 
     @property
     def is_free(self) -> bool:
@@ -79,6 +87,7 @@ class JournalWriter:
         """Stop after the batch in hand; one that cannot be written is given up."""
         self._closing.set()
         self._batches.put(None)
+        self._check.close()
         if self._thread.is_alive():
             self._thread.join()
         self._journal.close()
@@ -96,6 +105,8 @@ class JournalWriter:
         try:
             self._journal.write(rows)
         except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF in DAMAGED:
+                self._suspect(str(error))
             if not self.fault:
                 log.error("the journal cannot be written (%s): nothing is acknowledged until it can", error)
                 self.fault = f"the journal cannot be written ({error})"
@@ -105,6 +116,10 @@ class JournalWriter:
             log.warning("the journal is written again")
             self.fault = ""
         return True
+
+    def _suspect(self, damage: str) -> None:
+        self.damage = suspect_journal(self._journal.path.parent, damage)
+        self._wake()
 
     def _prune(self) -> None:
         if time.monotonic() < self._next_prune_s:

@@ -104,6 +104,16 @@ class StateDir:
             file.flush()
             os.fsync(file.fileno())
         path.replace(self._folder / name)
+        self.sync()
+
+    def sync(self) -> None:
+        """Return when the folder's names are on disk.
+
+        Raises
+        ------
+        OSError
+            They are not.
+        """
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import zmq
 from harness import Daemon, free_endpoint
 from sender import picture
 from tiny_bundle import FIELD, write_bundle
@@ -30,6 +31,8 @@ N_PICTURES = 40
 PACE_S = 0.004
 WORKER_SHARE = 0.2
 PATIENCE_S = 120.0
+MAX_JUMP = 1_000
+"""More results than a stack of N_SLICES ever has between two that a subscriber sees."""
 
 
 @dataclass
@@ -95,6 +98,39 @@ class Stream(threading.Thread):
         self.join(2 * PATIENCE_S)
 
 
+class Watcher(threading.Thread):
+    """A subscriber that stays through all kills and sees whether any revision comes twice, falls or leaps."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self.n_seen = 0
+        self.faults: list[str] = []
+        self._endpoint = endpoint
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        last: dict[str, tuple[int, int]] = {}  # stack -> revision, seq
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.linger, socket.reconnect_ivl = 0, 50
+            socket.subscribe(b"strata.")
+            socket.connect(self._endpoint)
+            while not self._stopping.is_set():
+                if not socket.poll(100):
+                    continue
+                message = json.loads(socket.recv_multipart()[1])
+                new = message["revision"], message["seq"]
+                before = last.get(message["stack_id"], (0, -1))
+                last[message["stack_id"]] = new
+                self.n_seen += 1
+                # A late joiner gets the newest message again, which is the same by its seq.
+                if new != before and not 0 < new[0] - before[0] < MAX_JUMP:
+                    self.faults.append(f"{message['stack_id']}: revision {new[0]} after {before[0]}")
+
+    def finish(self) -> None:
+        self._stopping.set()
+        self.join(PATIENCE_S)
+
+
 def expected_results(bundle: Path) -> list[np.ndarray]:
     """Probabilities of an undisturbed run for stacks 0 to N_PICTURES - 1; later ones repeat them."""
     networks = Networks.open(load_verified(bundle), "cpu")
@@ -108,10 +144,12 @@ def run_kills(folder: Path, n_kills: int, seed: int = 0) -> KillReport:
     rng = np.random.default_rng(seed)
     bundle = folder / "bundle"
     write_bundle(bundle, kind="whole", version="1.0.0")
-    endpoint = free_endpoint()
+    endpoint, results = free_endpoint(), free_endpoint()
+    options = ["--ingest-bind", endpoint, "--results-bind", results]
     report = KillReport()
-    daemon = Daemon(folder, bundle, "--ingest-bind", endpoint)
-    stream = Stream(endpoint)
+    daemon = Daemon(folder, bundle, *options)
+    stream, watcher = Stream(endpoint), Watcher(results)
+    watcher.start()
     stream.start()
     for _ in range(n_kills):
         if not stream.next_answer():
@@ -124,10 +162,14 @@ def run_kills(folder: Path, n_kills: int, seed: int = 0) -> KillReport:
         killed_s = time.monotonic()
         daemon.kill()
         report.n_daemon_kills += 1
-        daemon = Daemon(folder, bundle, "--ingest-bind", endpoint, await_ready=False)
+        daemon = Daemon(folder, bundle, *options, await_ready=False)
         if stream.next_answer():
             report.daemon_s.append(time.monotonic() - killed_s)
     stream.finish()
+    watcher.finish()
+    report.faults += watcher.faults
+    if not watcher.n_seen:
+        report.faults.append("no result was seen")
     code = daemon.stop()
     if code != 0:
         report.faults.append(f"the daemon ended with {code}")

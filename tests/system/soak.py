@@ -3,12 +3,15 @@
 `make soak MINUTES=30` runs this file. Two instruments send over acknowledged ingest as fast as they are
 allowed to, one publishes at 10 frames a second; one subscriber comes and goes all the time, one never
 reads. The daemon runs the default bundle on slices of 1000 x 1000.
+
+Every SAMPLE_EVERY_S all senders rest until nothing is in flight, and memory is measured: in between it holds
+tens of slices of 1 MB, more or fewer from one moment to the next. The warm-up is as long as it takes until
+all that is bounded has been filled once, final messages of 100 ended stacks above all.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import numpy as np
 import zmq
 from harness import Daemon, free_endpoint
 from sender import Sender
+from soak_samples import Gate, Growth, Sample, growth
 
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.client import Client
@@ -29,32 +33,62 @@ SHAPE = (1_000, 1_000)
 N_PICTURES = 8
 N_SLICES = 40
 PUBLISHED_FPS = 10.0
-SAMPLE_S = 1.0
-WARM_UP_SHARE = 0.25
+SAMPLE_EVERY_S = 10.0
+WARM_UP_MINUTES, LONGEST_WARM_UP_SHARE = 10.0, 1 / 3
+MAX_GROWTH_MB_AN_HOUR = 1.0
 PATIENCE_S = 120.0
 
 
 @dataclass
 class SoakReport:
-    """What was measured; memory of daemon and worker together, after warm-up."""
+    """What was measured; memory after warm-up, at rest."""
 
     minutes: float
     n_slices: int = 0
     fps: float = 0.0
-    rss_mb: float = 0.0
-    slope_mb_an_hour: float = 0.0
-    n_descriptors: tuple[int, int] = (0, 0)
+    samples: list[Sample] = field(default_factory=list)
     n_lost_reported: int = 0
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def warm_up_s(self) -> float:
+        """What comes before this is not looked at."""
+        return 60 * min(WARM_UP_MINUTES, LONGEST_WARM_UP_SHARE * self.minutes)
+
+    @property
+    def steady(self) -> list[Sample]:
+        """The samples after the warm-up."""
+        return [sample for sample in self.samples if sample.time_s >= self.warm_up_s]
+
+    @property
+    def growth(self) -> Growth:
+        """Of daemon and worker together."""
+        return growth(self.steady, lambda s: s.daemon_mb + s.worker_mb)
+
+    @property
+    def n_descriptors(self) -> tuple[int, int]:
+        """How many there are at the beginning and at the end: medians of a tenth of the samples."""
+        counts = [sample.n_descriptors for sample in self.steady]
+        tenth = max(1, len(counts) // 10)
+        return int(np.median(counts[:tenth])), int(np.median(counts[-tenth:]))
+
     def __str__(self) -> str:
-        first, last = self.n_descriptors
-        line = (
-            f"{self.minutes:g} minutes: {self.n_slices} slices, {self.fps:.1f} a second; daemon and worker "
-            f"{self.rss_mb:.0f} MB resident, {self.slope_mb_an_hour:+.2f} MB/h after warm-up; {first} "
-            f"descriptors, then {last}; {self.n_lost_reported} losses reported, {len(self.faults)} faults"
-        )
-        return "\n".join([line, *self.faults])
+        lines = [
+            f"{self.minutes:g} minutes: {self.n_slices} slices, {self.fps:.1f} a second; "
+            f"{self.n_lost_reported} losses reported, {len(self.faults)} faults"
+        ]
+        if len(steady := self.steady) > 1:
+            daemon, worker = growth(steady, lambda s: s.daemon_mb), growth(steady, lambda s: s.worker_mb)
+            verdict = "met" if self.growth.mb_an_hour < MAX_GROWTH_MB_AN_HOUR else "not met"
+            lines += [
+                "descriptors: {}, then {}".format(*self.n_descriptors),
+                f"daemon {steady[-1].daemon_mb:.1f} MB, {daemon}",
+                f"worker {steady[-1].worker_mb:.1f} MB, {worker}",
+                f"both {self.growth}, Theil-Sen over {len(steady)} samples at rest after "
+                f"{self.warm_up_s / 60:.1f} minutes of warm-up; "
+                f"required: less than {MAX_GROWTH_MB_AN_HOUR:g} MB/h: {verdict}",
+            ]
+        return "\n".join([*lines, *self.faults])
 
 
 def pictures() -> list[np.ndarray]:
@@ -64,8 +98,9 @@ def pictures() -> list[np.ndarray]:
 class Acknowledged(threading.Thread):
     """An instrument that sends as fast as it is allowed to."""
 
-    def __init__(self, endpoint: str, instrument: str, stop: threading.Event) -> None:
+    def __init__(self, endpoint: str, instrument: str, stop: threading.Event, gate: Gate) -> None:
         super().__init__(daemon=True)
+        self._gate = gate
         self.client = Client(endpoint, instrument, patience_s=PATIENCE_S)
         self.n_slices, self.n_stacks = 0, 0
         self.fault = ""
@@ -79,6 +114,7 @@ class Acknowledged(threading.Thread):
                     name = f"stack {self.n_stacks}"
                     client.start_stack(name, shape=SHAPE, pixel_size_um=0.5, n_slices=N_SLICES)
                     for index in range(N_SLICES):
+                        self._gate.pass_by(client.wait)
                         client.send_slice(index, images[index % N_PICTURES], 3.0 * index)
                         self.n_slices += 1
                     client.end_stack()
@@ -90,8 +126,9 @@ class Acknowledged(threading.Thread):
 class Published(threading.Thread):
     """An instrument that publishes at its own rate; what a full queue does not take is lost."""
 
-    def __init__(self, daemon: Daemon, stop: threading.Event) -> None:
+    def __init__(self, daemon: Daemon, stop: threading.Event, gate: Gate) -> None:
         super().__init__(daemon=True)
+        self._gate = gate
         self._socket = daemon.controller()
         self._sender = Sender("published")
         self.n_stacks = 0
@@ -104,6 +141,8 @@ class Published(threading.Thread):
             name = f"stack {self.n_stacks}"
             self._socket.send_multipart(self._sender.start(name, N_SLICES, SHAPE))
             for index in range(N_SLICES):
+                self._gate.pass_by()
+                due_s = max(due_s, time.monotonic() - 1.0 / PUBLISHED_FPS)  # a rest is not made up for
                 self._socket.send_multipart(self._sender.slice(name, index, images[index % N_PICTURES]))
                 due_s += 1.0 / PUBLISHED_FPS
                 threading.Event().wait(max(0.0, due_s - time.monotonic()))
@@ -128,11 +167,12 @@ class Restless(threading.Thread):
                 socket.poll(1_000)
 
 
-def resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no Rss")
+def until_idle(daemon: Daemon) -> None:
+    """Wait until all that has come is labelled, and nothing more comes."""
+    n_before = -1
+    while (health := daemon.ask({"htype": "get_health"}))["n_waiting"] or health["n_messages"] != n_before:
+        n_before = health["n_messages"]
+        threading.Event().wait(0.2)
 
 
 def run_soak(folder: Path, minutes: float) -> SoakReport:
@@ -144,24 +184,25 @@ def run_soak(folder: Path, minutes: float) -> SoakReport:
     never_reads.subscribe(b"")
     never_reads.connect(daemon.results)
     stop = threading.Event()
-    senders = [Acknowledged(endpoint, name, stop) for name in ("first", "second")]
-    published = Published(daemon, stop)
+    gate = Gate(3)
+    senders = [Acknowledged(endpoint, name, stop, gate) for name in ("first", "second")]
+    published = Published(daemon, stop, gate)
     threads = [*senders, published, Restless(daemon, stop)]
     for thread in threads:
         thread.start()
     worker = daemon.ask({"htype": "get_health"})["worker_pid"]
-    samples: list[tuple[float, float, int]] = []
     begin_s = time.monotonic()
-    while (now_s := time.monotonic()) - begin_s < 60 * minutes:
-        n_descriptors = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
-        memory_mb = resident_mb(daemon.process.pid), resident_mb(worker)
-        samples.append((now_s - begin_s, sum(memory_mb), n_descriptors))
-        if len(samples) % 30 == 0:
-            shown = "{:.1f} + {:.1f} MB".format(*memory_mb)
-            print(
-                f"{now_s - begin_s:.0f} s: {shown}, {n_descriptors} descriptors", file=sys.stderr, flush=True
-            )
-        threading.Event().wait(SAMPLE_S)
+    while time.monotonic() - begin_s < 60 * minutes:
+        threading.Event().wait(min(SAMPLE_EVERY_S, 10 * minutes))
+        try:
+            with gate.closed(PATIENCE_S):
+                until_idle(daemon)
+                sample = Sample.take(time.monotonic() - begin_s, daemon.process.pid, worker)
+        except TimeoutError as error:
+            report.faults.append(str(error))
+            break
+        report.samples.append(sample)
+        print(json.dumps(vars(sample)), file=sys.stderr, flush=True)
     elapsed_s = time.monotonic() - begin_s
     report.n_slices = daemon.ask({"htype": "get_health"})["n_cnn_runs"]
     report.fps = report.n_slices / elapsed_s
@@ -171,7 +212,6 @@ def run_soak(folder: Path, minutes: float) -> SoakReport:
         if thread.is_alive():
             report.faults.append(f"{thread} hangs")
     never_reads.close(linger=0)
-    _measure(report, samples)
     health = daemon.ask({"htype": "get_health"})
     if health["n_worker_restarts"]:
         report.faults.append(f"{health['n_worker_restarts']} workers died")
@@ -180,14 +220,6 @@ def run_soak(folder: Path, minutes: float) -> SoakReport:
         report.faults.append(f"the daemon ended with {code}: {daemon.log.read_text()[-1_000:]}")
     _account(report, folder, senders, published)
     return report
-
-
-def _measure(report: SoakReport, samples: list[tuple[float, float, int]]) -> None:
-    after = np.array(samples[int(len(samples) * WARM_UP_SHARE) :])
-    report.rss_mb = float(after[:, 1].max())
-    report.slope_mb_an_hour = float(np.polyfit(after[:, 0], after[:, 1], 1)[0] * 3_600)
-    tenth = max(1, len(after) // 10)
-    report.n_descriptors = int(np.median(after[:tenth, 2])), int(np.median(after[-tenth:, 2]))
 
 
 def _account(report: SoakReport, folder: Path, senders: list[Acknowledged], published: Published) -> None:

@@ -21,6 +21,8 @@ from tiny_bundle import FIELD
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.client import Client
+from rcm_daemon.io.allow_list import allow, revoke
+from rcm_daemon.io.keys import load_public_key, new_key_pair
 
 FAULTS = str(Path(__file__).parents[1] / "faults")
 
@@ -125,7 +127,7 @@ def test_a_stack_killed_half_way_goes_on_as_if_nothing_had_been(tmp_path, bundle
                 again = results.until(n_slices=6)
                 for key in ("index", "label", "probability", "acquisition", "bundle_digest", "n_lost"):
                     assert again[key] == before[key], key
-                assert again["revision"] > before["revision"]
+                assert again["revision"] == before["revision"] + 1
                 assert again["seq"] > before["seq"]
         client.end_stack()
     final = results.until(state="complete")
@@ -147,6 +149,26 @@ def test_revisions_go_on_by_one_over_a_clean_restart(tmp_path, bundle, endpoint)
         revisions.append(results.until(n_slices=index + 1)["revision"])
         assert daemon.stop() == 0
     assert revisions == [1, 3, 5]  # each restart publishes the restored stack once
+
+
+@pytest.mark.hazard("H26")
+def test_revisions_go_on_by_one_though_nothing_of_the_stack_was_on_disk(tmp_path, bundle):
+    """Killed while the disk is full: the stack begins anew, its numbers do not."""
+    daemon = Daemon(tmp_path, bundle)
+    n_bytes = (tmp_path / "state/journal.db-wal").stat().st_size
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (n_bytes, -1))
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    for index in range(4):
+        controller.send_multipart(sender.slice("s", index, picture(index, FIELD)))
+        assert results.until(n_slices=index + 1)["revision"] == index + 1
+    daemon.kill()
+    daemon = Daemon(tmp_path, bundle)
+    assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"] == []
+    results, controller = daemon.subscribe(), daemon.controller()
+    controller.send_multipart(sender.slice("s", 4, picture(4, FIELD)))
+    message = results.until(n_slices=1)
+    assert (message["revision"], message["acquisition"], message["missing_index"]) == (5, 1, [0, 1, 2, 3])
+    assert daemon.stop() == 0
 
 
 @pytest.mark.hazard("H33")
@@ -204,7 +226,8 @@ def test_credit_stalls_the_sender_while_inference_hangs(tmp_path, bundle, endpoi
 
 
 @pytest.mark.hazard("H51")
-def test_a_half_open_connection_is_made_anew(daemon, endpoint):
+def test_a_half_open_connection_is_seen_by_its_heartbeats(daemon, endpoint, monkeypatch):
+    monkeypatch.setattr("rcm_daemon.client.SILENCE_S", 1e9)  # that nothing is answered is not what shows it
     proxy = Proxy(endpoint)
     with Client(proxy.endpoint, "m1") as client:
         client.start_stack("s", shape=FIELD, pixel_size_um=0.5)
@@ -220,7 +243,7 @@ def test_a_half_open_connection_is_made_anew(daemon, endpoint):
 
 
 @pytest.mark.hazard("H52")
-def test_with_keys_the_client_gets_in_and_a_stranger_does_not(tmp_path, bundle, endpoint):
+def test_with_keys_the_client_gets_in_as_its_own_instrument_only(tmp_path, bundle, endpoint):
     locks = Locks(tmp_path / "keys")
     daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, locks=locks)
     with Client(endpoint, "m1", secure=lambda socket: locks.client(socket, "vendor")) as client:
@@ -229,6 +252,32 @@ def test_with_keys_the_client_gets_in_and_a_stranger_does_not(tmp_path, bundle, 
     with Client(endpoint, "m9", secure=lambda socket: locks.client(socket, "vendor")) as other:
         other.start_stack("s", shape=FIELD, pixel_size_um=0.5)
     assert "wrong_instrument" in other.refusals[0].error
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H54")
+def test_a_controller_revoked_while_connected_stores_nothing_more(tmp_path, bundle, endpoint):
+    locks = Locks(tmp_path / "keys")
+    new_key_pair(locks.folder, "other")
+    allow(locks.folder, "other", load_public_key(locks.folder, "other"), "m2")
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, locks=locks)
+    peers = {}
+    for name in ("vendor", "other"):
+        peers[name] = daemon.context.socket(zmq.DEALER)
+        daemon.sockets.append(peers[name])
+        locks.client(peers[name], name)
+        peers[name].connect(endpoint)
+    revoked, good = Sender("m1"), Sender("m2")
+    assert ask(peers["vendor"], revoked.slice("s", 0, picture(0, FIELD)))["status"] == "stored"
+    revoke(locks.folder, "vendor")
+    answer = ask(peers["vendor"], revoked.slice("s", 1, picture(1, FIELD)))
+    assert (answer["status"], answer["msg_number"]) == ("rejected", -1)
+    assert answer["error"].startswith("R401 key_revoked")
+    for index in range(3):
+        assert ask(peers["other"], good.slice("t", index, picture(index, FIELD)))["status"] == "stored"
+    stacks = {s["instrument"]: s for s in daemon.ask({"htype": "get_state", "stack_id": ""})["stacks"]}
+    assert (stacks["m1"]["index"], stacks["m1"]["n_rejected"]) == ([0], 0)
+    assert (stacks["m2"]["n_lost"], stacks["m2"]["n_rejected"]) == (0, 0)
     assert daemon.stop() == 0
 
 

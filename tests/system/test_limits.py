@@ -12,6 +12,8 @@ from raw_peer import RawPeer
 from sender import Sender, picture
 from tiny_bundle import FIELD
 
+from rcm_daemon.core.wire import MAX_SLICE_BYTES
+
 GIB = 1 << 30
 
 
@@ -38,14 +40,19 @@ def test_an_announced_frame_of_gigabytes_ends_its_connection(tmp_path, bundle, k
 
 
 @pytest.mark.hazard("H07")
-def test_an_announced_request_of_gigabytes_ends_its_connection(tmp_path, bundle):
-    daemon = Daemon(tmp_path, bundle)
+@pytest.mark.parametrize(
+    ("which", "n_bytes"), [("control", 65 * 1024), ("results", 65 * 1024), ("ingest", MAX_SLICE_BYTES + 1)]
+)
+def test_a_frame_longer_than_any_served_ends_its_connection(tmp_path, bundle, which, n_bytes):
+    ingest = free_endpoint()
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", ingest)
+    endpoint = {"control": daemon.control, "results": daemon.results, "ingest": ingest}[which]
     before = memory_bytes(daemon.process)
-    with daemon.context.socket(zmq.DEALER) as asking:
+    with daemon.context.socket(zmq.XSUB if which == "results" else zmq.DEALER) as asking:
         asking.linger = 0
         gone = asking.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        asking.connect(daemon.control)
-        asking.send(bytes(65 * 1024))
+        asking.connect(endpoint)
+        asking.send(b"\x01" + bytes(n_bytes - 1))
         assert gone.poll(PATIENCE_MS)
         asking.disable_monitor()
         gone.close()

@@ -111,10 +111,12 @@ def plain_password(intruder):
 
 
 @pytest.mark.hazard("H52")
-def test_whoever_has_no_allowed_key_is_refused_logged_and_counted(daemon):
+def test_whoever_has_no_allowed_key_is_refused_logged_and_counted(tmp_path, bundle, locks):
+    ingest = free_endpoint()
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", ingest, locks=locks)
     stream = Stream(daemon)
     stream.goes_on()
-    for name, endpoint in (("results", daemon.results), ("control", daemon.control)):
+    for name, endpoint in (("results", daemon.results), ("control", daemon.control), ("ingest", ingest)):
         for secure, reason in (
             (no_key, ""),  # of these two the client itself may break off first
             (plain_password, ""),
@@ -133,6 +135,7 @@ def test_whoever_has_no_allowed_key_is_refused_logged_and_counted(daemon):
         daemon.ask({"htype": "get_health"})
     assert "connections refused" in log
     assert "reason=no_or_wrong_key" in log
+    assert daemon.stop() == 0
 
 
 @pytest.mark.hazard("H52")

@@ -7,10 +7,12 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zmq
+from faults.sitecustomize import HANG, HANG_ONCE
 from harness import Daemon, free_endpoint
 from sender import Sender, picture
 from tiny_bundle import FIELD
@@ -18,6 +20,8 @@ from tiny_bundle import FIELD
 from rcm_daemon import __version__
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+
+FAULTS = str(Path(__file__).parents[1] / "faults")
 
 
 def images(n):
@@ -170,14 +174,38 @@ def test_pull_and_pitch_resampling(tmp_path, bundle):
     assert daemon.stop() == 0
 
 
-@pytest.mark.hazard("H28")
-def test_sigterm_finishes_the_slices_in_hand(daemon):
+def five_in_hand(daemon, grey):
+    """Send five slices, over the first of which the worker hangs, and SIGTERM while none is done."""
     results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
-    send(controller, *(sender.slice("s", i, picture(i, FIELD)) for i in range(5)))
-    results.until(n_slices=5)
+    stack = images(5)
+    stack[0][0, 0] = grey
+    send(controller, *(sender.slice("s", i, image) for i, image in enumerate(stack)))
+    while daemon.ask({"htype": "get_health"})["n_slices"] < 5:
+        pass
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(30) == 0
-    assert "stopped" in daemon.log.read_text()
+    return results
+
+
+@pytest.mark.hazard("H28")
+def test_sigterm_finishes_the_slices_in_hand(tmp_path, bundle):
+    environment = {"RCM_SLICE_TIMEOUT_S": "3", "RCM_DRAIN_TIMEOUT_S": "60"}
+    daemon = Daemon(tmp_path, bundle, PYTHONPATH=FAULTS, FAULTS=str(tmp_path), **environment)
+    results = five_in_hand(daemon, HANG_ONCE)
+    last = results.until(n_slices=5)
+    assert (last["index"], last["n_lost"], last["n_rejected"]) == ([0, 1, 2, 3, 4], 0, 0)
+    assert daemon.process.wait(60) == 0
+    log = daemon.log.read_text()
+    assert log.index("SIGTERM: finishing the slices in hand") < log.index("a new one takes over")
+    assert "stopped" in log
+
+
+@pytest.mark.hazard("H28")
+def test_sigterm_waits_for_no_slice_that_never_gets_done(tmp_path, bundle):
+    environment = {"RCM_SLICE_TIMEOUT_S": "600", "RCM_DRAIN_TIMEOUT_S": "1"}
+    daemon = Daemon(tmp_path, bundle, PYTHONPATH=FAULTS, FAULTS=str(tmp_path), **environment)
+    five_in_hand(daemon, HANG)
+    assert daemon.process.wait(60) == 1
+    assert "slices in hand were not finished in time" in daemon.log.read_text()
 
 
 def test_seq_rises_over_restarts(tmp_path, bundle):

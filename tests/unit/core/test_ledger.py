@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sender import Sender, picture
 
+from rcm_daemon.core.ended import MAX_ENDED_KEPT, Ended, EndedStacks
 from rcm_daemon.core.rejection import Rule
 
 
@@ -252,3 +253,17 @@ def test_change_within_a_stack_is_refused_and_reported(desk, sender, keys, rule)
     assert (stack.n_rejected, stack.rejected_index, stack.missing_index) == (1, [1], [])
     assert stack.rejected_reason[0].startswith(f"R{rule.value}")
     assert desk.ledger.n_lost("m1") == 0
+
+
+def test_what_is_known_of_ended_stacks_is_small_and_comes_back_as_it_was():
+    known = EndedStacks()
+    for number in range(MAX_ENDED_KEPT + 5):
+        known.remember(f"s{number}", Ended(number, None, bytes(range(8)), "aborted"))
+    assert known.get("s4") is None
+    assert known.get("s5") == Ended(5, None, bytes(range(8)), "aborted")
+    known.remember("s5", Ended(6, b"startend", None, "incomplete"))
+    known.remember("s-1", Ended(1, None, None, "complete"))
+    assert known.get("s5") == Ended(6, b"startend", None, "incomplete")
+    assert known.get("s6") is None
+    known.forget("s5")
+    assert known.get("s5") is None

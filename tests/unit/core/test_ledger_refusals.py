@@ -61,6 +61,7 @@ def test_instruments_beyond_the_limit_are_refused_and_none_is_evicted():
 
 
 @pytest.mark.hazard("H22")
+@pytest.mark.timeout(600)
 def test_ten_thousand_stacks_of_one_instrument_are_one_open_at_a_time_and_none_goes_without_its_end():
     desk, sender = Desk(), Sender()
     ended = []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from rcm_daemon.core.acknowledgement import Reply
+from rcm_daemon.core.admission import check_instrument, may_account
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.records import Slice
 from rcm_daemon.core.rejection import Rejection, Rule
@@ -18,7 +21,7 @@ class Disk:
     """Stands where the writer stands; what was submitted is written when it is told to."""
 
     def __init__(self, journal):
-        self.journal, self.rows, self.written = journal, None, False
+        self.journal, self.rows, self.written, self.damage = journal, None, False, ""
 
     @property
     def is_free(self):
@@ -47,7 +50,9 @@ class Disk:
 class Life:
     """One life of a daemon, from a journal to a kill; networks answer when they are told to."""
 
-    def __init__(self, path, digest, n_damaged=0):
+    def __init__(self, path, digest, n_damaged=0, door=None):
+        self.door = door
+        self.refused = Counter()
         self.ledger = Ledger()
         self.ledger.bundle_digest = digest
         self.journal = Journal(path)
@@ -59,11 +64,19 @@ class Life:
             restored.stack.pending.clear()  # labelled again
         assert self.recording.n_damaged == n_damaged
 
-    def receive(self, frames):
+    def receive(self, frames, key=None):
+        """Take a message in; with a `door`, as one of the holder of `key`."""
+        bound = None
         try:
+            bound = self.door.instrument_of(key) if self.door is not None else "*"
             message = parse(frames)
+            check_instrument(message, bound)
         except Rejection as rejection:
-            return self.refuse(rejection, self.ledger.refuse(rejection))
+            if may_account(bound, rejection.origin.instrument):
+                return self.refuse(rejection, self.ledger.refuse(rejection))
+            self.refused[rejection.rule] += 1
+            self.replies.append(Reply.refusal(b"peer", rejection))
+            return None
         try:
             outcome = self.ledger.accept(message, 0.0)
         except Rejection as rejection:
@@ -79,6 +92,7 @@ class Life:
         return None
 
     def refuse(self, rejection, stack):
+        self.refused[rejection.rule] += 1
         reply = Reply.refusal(b"peer", rejection)
         if self.ledger.instrument(rejection.origin.instrument) is None:
             self.replies.append(reply)

@@ -1,7 +1,7 @@
 """The account under everything that can happen between a controller and a disk, in any order.
 
-At every moment: sent = acknowledged + reported missing + refused + in flight, and what was acknowledged is on
-disk.
+At every moment: sent = acknowledged + reported missing + rejected + in flight, what was acknowledged is on
+disk, and what came with a revoked key has changed nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from life import Life
 from sender import Sender, picture
 
+from rcm_daemon.core.rejection import Rule
+from rcm_daemon.io.allow_list import allow, revoke
+from rcm_daemon.io.door import Door
+from rcm_daemon.io.keys import new_key_pair
+
 PLANNED = 4
+NAME = "vendor"
 
 
 class Account(RuleBasedStateMachine):
@@ -25,12 +31,18 @@ class Account(RuleBasedStateMachine):
     def begin(self):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "journal.db"
+        self.key = new_key_pair(self.folder, NAME).public
+        self.door = Door(
+            None, self.folder, None
+        )  # no socket is locked: it looks keys up, as for every message
+        self.is_allowed = False
+        self.allow()
         self.digest = "first"
         self.n_runs = self.n_stacks = 0
         self.bundle_of = {}  # stack id -> the bundle active when its first message was taken
         self.new_run()
         self.open_id, self.next_index = None, 0
-        self.life = Life(self.path, self.digest)
+        self.life = Life(self.path, self.digest, door=self.door)
 
     def new_run(self):
         self.n_runs += 1
@@ -39,6 +51,7 @@ class Account(RuleBasedStateMachine):
         self.unanswered = {}  # numbers -> their place in the order of sending
         self.delivered = set()
         self.dropped = set()  # lost on the wire and not sent again
+        self.refused = set()  # came with a revoked key, and not again
         self.answered = {}  # number -> status
         self.stored = {}  # number -> (stack id, index)
         self.wire = []  # numbers on their way
@@ -97,7 +110,7 @@ class Account(RuleBasedStateMachine):
 
     @rule()
     def heartbeat(self):
-        self.life.receive(self.sender.heartbeat())
+        self.life.receive(self.sender.heartbeat(), self.key)
 
     @precondition(lambda self: self.life.waiting)
     @rule(fails=st.booleans())
@@ -118,14 +131,32 @@ class Account(RuleBasedStateMachine):
         self.digest = f"{self.digest[:8]}+"
         self.life.ledger.bundle_digest = self.digest
 
+    @precondition(lambda self: self.is_allowed)
+    @rule()
+    def revoke(self):
+        revoke(self.folder, NAME)
+        self.is_allowed = False
+
+    @precondition(lambda self: not self.is_allowed)
+    @rule()
+    def allow(self):
+        allow(self.folder, NAME, self.key, "m1")
+        self.is_allowed = True
+
+    @rule()
+    def connect_anew(self):
+        """The controller sends everything again that it has no answer to, in order."""
+        self.wire = list(self.unanswered)
+        self.refused.clear()
+
     @rule()
     def kill(self):
         """The process is gone between any two steps; what was not acknowledged is sent again, in order."""
         on_disk = self.life.journal.stacks().values()
         self.bundle_of = {(s["stack_id"], s["acquisition"]): s["bundle_digest"] for s in on_disk}
         self.life.journal.close()
-        self.life = Life(self.path, self.digest)
-        self.wire = list(self.unanswered)
+        self.life = Life(self.path, self.digest, door=self.door)
+        self.connect_anew()
 
     @rule()
     def restart(self):
@@ -134,7 +165,7 @@ class Account(RuleBasedStateMachine):
         self.collect()
         self.kill()
 
-    @precondition(lambda self: not self.wire)
+    @precondition(lambda self: not self.wire and not self.refused)
     @rule()
     def controller_restarts(self):
         """A new run; nothing of the old one is sent again."""
@@ -146,17 +177,32 @@ class Account(RuleBasedStateMachine):
     def take_in(self, number):
         stacks = {s.stack_id for s in self.life.ledger.open_stacks()}
         self.delivered.add(number)
-        self.life.receive(self.frames[number])
+        if not self.is_allowed:
+            return self.is_refused_at_the_door(number)
+        self.refused.discard(number)
+        self.life.receive(self.frames[number], self.key)
         for stack in self.life.ledger.open_stacks():
             if stack.stack_id not in stacks:
                 assert stack.bundle_digest == self.digest
                 self.bundle_of[stack.stack_id, stack.acquisition] = stack.bundle_digest
+        return None
+
+    def is_refused_at_the_door(self, number):
+        """It is answered and counted, and what is known of its instrument stays as it is."""
+        known, n_refused = str(self.life.ledger.instrument("m1")), self.life.refused[Rule.KEY_REVOKED]
+        self.life.receive(self.frames[number], self.key)
+        assert self.life.refused[Rule.KEY_REVOKED] == n_refused + 1
+        assert self.life.replies.pop().error.startswith("R401 key_revoked")
+        assert str(self.life.ledger.instrument("m1")) == known
+        if number in self.unanswered:
+            self.refused.add(number)
 
     def collect(self):
         for reply in self.life.replies:
             if reply.run_id != self.sender.run_id or reply.of == "heartbeat":
                 continue
             self.unanswered.pop(reply.msg_number, None)
+            self.refused.discard(reply.msg_number)
             self.answered.setdefault(reply.msg_number, reply.status)
             if reply.of == "slice" and reply.status == "stored":
                 self.stored[reply.msg_number] = (reply.stack_id, reply.index)
@@ -176,20 +222,21 @@ class Account(RuleBasedStateMachine):
         if not hasattr(self, "life"):
             return
         missing, numbering = self.missing(), self.numbering
-        n_lost = self.life.ledger.n_lost("m1", self.sender.run_id)
-        assert n_lost == len(missing)
+        assert self.life.ledger.n_lost("m1", self.sender.run_id) == len(missing)
         answered = set(self.answered)
         known = set(range(numbering.next_number)) if numbering is not None else set()
         assert answered <= known, "what was answered is forgotten"
         assert not answered & missing, "what was answered is reported missing"
-        in_flight = set(range(self.sender.next_number)) - answered - missing
-        # What is neither answered nor reported missing is on its way: on the wire, in hand of the daemon, or
-        # lost where nobody can know it before a later number is seen.
-        assert self.sender.next_number == len(answered) + n_lost + len(in_flight)
-        lost_unseen = {
-            n for n in in_flight & self.dropped if n >= (numbering.next_number if numbering else 0)
-        }
-        assert in_flight - lost_unseen <= set(self.unanswered)
+        # In flight: no answer, and neither refused nor reported; and what was lost where nobody can know it
+        # before a later number is seen.
+        rejected = {n for n, status in self.answered.items() if status == "rejected"}
+        rejected |= self.refused - missing
+        acknowledged = answered - rejected
+        unseen = {n for n in self.dropped if n >= (numbering.next_number if numbering else 0)}
+        in_flight = (set(self.unanswered) | unseen) - missing - rejected
+        parts = acknowledged, missing, rejected, in_flight
+        assert set().union(*parts) == set(range(self.sender.next_number))
+        assert sum(map(len, parts)) == self.sender.next_number
 
     @invariant()
     def what_was_stored_is_on_disk(self):
@@ -218,6 +265,10 @@ class Account(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "life"):
+            if not self.is_allowed:
+                self.allow()
+            if self.refused:
+                self.connect_anew()
             while self.wire:
                 self.take_in(self.wire.pop(0))
             self.life.settle()

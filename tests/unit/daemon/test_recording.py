@@ -154,20 +154,6 @@ def test_a_slice_refused_when_it_was_written_already_is_gone_after_a_restart(lif
     assert (stack.received, stack.rejected_index) == ({}, [0])
 
 
-def test_revisions_rise_through_a_crash_and_by_one_through_a_clean_stop(life, path):
-    life.receive(Sender().start("s", 1, SHAPE))
-    life.settle()
-    only_stack(life).revision = 40
-    life = killed(life, path)
-    assert only_stack(life).revision >= 40
-    only_stack(life).revision = 77
-    life.disk.submit([])
-    life.disk.rows = None
-    life.recording.close(life.ledger.open_stacks())
-    life = Life(path, "bundle")
-    assert only_stack(life).revision == 77
-
-
 @pytest.mark.hazard("H27")
 def test_a_damaged_slice_is_reported_by_its_stack_once_and_may_come_again(life, path):
     sender = Sender()

@@ -50,7 +50,7 @@ def test_a_stack_comes_back_as_it_was(journal):
     acquisition.note_conflict(2)
     acquisition.note_rejection(Rejection(Rule.NOT_EMBEDDED, "no", Origin("m2", index=1)))
     acquisition.revision = 17
-    journal.write([StackRow.of(acquisition, revisions_ahead=0)])
+    journal.write([StackRow.of(acquisition)])
     again = reopen(journal)
     fields = again.stacks()[4]
     restored = restore_stack(4, fields, {}, [], now_s=5.0)
