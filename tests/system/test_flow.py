@@ -55,7 +55,7 @@ def test_deadlines_hold_while_the_wall_clock_jumps(tmp_path, bundle):
 @pytest.mark.hazard("H38")
 @pytest.mark.timeout(600)
 def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
-    """One never reads, one is stopped; more results than are queued for either. A third one reads them all."""
+    """One never reads, one is stopped; more results than are queued for either. A third reads them all."""
     endpoint = free_endpoint()
     daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
     deaf = daemon.context.socket(zmq.SUB)
