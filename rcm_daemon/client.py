@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 SILENCE_S = 15.0
 """With messages unanswered for so long the connection is made anew and they are sent again."""
 HEARTBEAT_MS = 1_000
+HANDSHAKE_MS = 3_000
+MAX_SLOWNESS = 16
+"""A daemon that is starved of CPU is no dead one: each time a connection is given up before anything was
+answered, the next is given twice as long, up to so many times. Else all would be sent again and again, faster
+than it can be answered, and the daemon would do nothing but take repeats.
+"""
 RECONNECT_MS = 50
 POLL_S = 0.2
 
@@ -106,6 +112,7 @@ class Client:
         self._stack: dict[str, Any] = {}
         self._n_slices = 0
         self._answered_s = time.monotonic()
+        self._slowness = 1
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._connect()
@@ -262,15 +269,18 @@ class Client:
             self._take(json.loads(self._socket.recv_multipart()[-1]))
         lost = self._monitor in ready and self._saw_disconnection()
         now_s = time.monotonic()
-        silent = len(self._unsent) < len(self._unanswered) and now_s - self._answered_s > SILENCE_S
+        silence_s = SILENCE_S * self._slowness
+        silent = len(self._unsent) < len(self._unanswered) and now_s - self._answered_s > silence_s
         if lost or silent:
             self._answered_s = now_s
+            self._slowness = min(2 * self._slowness, MAX_SLOWNESS)
             self._disconnect()
             self._connect()
 
     def _take(self, answer: dict[str, Any]) -> None:
         self._credit = max(1, int(answer["credit"]))
         self._answered_s = time.monotonic()
+        self._slowness = 1
         number = answer["msg_number"]
         if answer["of"] == "heartbeat":  # which bears the number of the message before it
             return
@@ -295,8 +305,8 @@ class Client:
         socket.immediate = True  # nothing is queued for a connection that is not there
         socket.reconnect_ivl = RECONNECT_MS
         socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = 2 * HEARTBEAT_MS
-        socket.handshake_ivl = 3_000
+        socket.heartbeat_timeout = 2 * HEARTBEAT_MS * self._slowness
+        socket.handshake_ivl = HANDSHAKE_MS * self._slowness
         if self._secure is not None:
             self._secure(socket)
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)

@@ -28,7 +28,7 @@ class Publishing:
 
     Raises
     ------
-    ConfigurationError
+    RcmError
         The state folder cannot be written.
     """
 

@@ -28,7 +28,7 @@ from rcm_daemon.core.account import (
     latest,
 )
 from rcm_daemon.core.stack import EmbeddedSlice, Received
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +48,14 @@ TABLES = {
 """Columns; a checksum over them comes last. Two of them are the key of `slice` and `rejection`, else one."""
 _KEYS = {"slice": "number, idx", "rejection": "number, ordinal"}
 Value = int | float | str | bytes
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_UNREADABLE = (*_DAMAGED, sqlite3.SQLITE_IOERR)
+
+
+def is_damage(error: sqlite3.Error, *, reading: bool) -> bool:
+    """Whether an error says that the file is damaged; a write that fails for other reasons is tried again."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (_UNREADABLE if reading else _DAMAGED)
 
 
 def checksum(table: str, values: Sequence[Value]) -> bytes:
@@ -75,6 +83,8 @@ class Journal:
     ------
     ConfigurationError
         The file cannot be opened or is of another format.
+    RcmError
+        There is no room for it.
     sqlite3.DatabaseError
         The file is there but its structure is damaged (see `journal_salvage`).
     """
@@ -94,7 +104,10 @@ class Journal:
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as error:
             self._db.close()
-            raise ConfigurationError([f"the journal {path} cannot be written ({error})"]) from error
+            detail = f"the journal {path} cannot be written ({error})"
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise RcmError(detail) from error  # room may come
+            raise ConfigurationError([detail]) from error
         except sqlite3.DatabaseError:
             self._db.close()
             raise
@@ -132,7 +145,9 @@ class Journal:
         """
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(" ".join(verdict.split()))
+            error = sqlite3.DatabaseError(" ".join(verdict.split()))
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
 
     def interrupt(self) -> None:
         """Have what is being read by another thread fail with an OperationalError."""

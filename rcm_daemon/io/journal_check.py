@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from rcm_daemon.errors import RcmError
-from rcm_daemon.io.journal import Journal
+from rcm_daemon.io.journal import Journal, is_damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,13 +67,11 @@ class JournalCheck:
         try:
             with closing(Journal(self._path, read_only=True)) as self._journal:
                 self._journal.check_structure()
-        except sqlite3.OperationalError as error:
+        except (sqlite3.DatabaseError, RcmError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and is_damage(error, reading=True):
+                return str(error)
             if not self._closing.is_set():
                 log.error("the journal could not be checked (%s)", error)
-        except sqlite3.DatabaseError as error:
-            return str(error)
-        except RcmError as error:
-            log.error("the journal could not be checked (%s)", error)
         finally:
             self._journal = None
         return ""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rcm_daemon.errors import ConfigurationError, JournalDamagedError
-from rcm_daemon.io.journal import JOURNAL_FILE, TABLES, Journal, checksum
+from rcm_daemon.errors import JournalDamagedError, RcmError
+from rcm_daemon.io.journal import JOURNAL_FILE, TABLES, Journal, checksum, is_damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 log = logging.getLogger("rcm_daemon")
 
@@ -35,12 +36,14 @@ def open_journal(folder: Path, on_progress: Callable[[], None] = lambda: None) -
     Raises
     ------
     ConfigurationError
-        The journal cannot be opened or written, or there is no room for what is readable of a damaged one.
+        The journal cannot be opened or written.
+    RcmError
+        There is no room for it, or for what is readable of a damaged one.
     """
     path = folder / JOURNAL_FILE
     fresh, suspect = _fresh(path), folder / SUSPECT_FILE
     if fresh.exists() and not path.exists():  # stopped between the two steps that put it in place
-        fresh.rename(path)
+        _put_in_place(path)
     try:
         if suspect.exists():
             raise sqlite3.DatabaseError(suspect.read_text(encoding="utf-8"))
@@ -78,6 +81,8 @@ def damage_noted(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if not is_damage(error, reading=True):
+            raise
         raise JournalDamagedError(suspect_journal(folder, str(error))) from error
 
 
@@ -86,14 +91,18 @@ def _fresh(path: Path) -> Path:
     return path.with_name(f"{path.stem}.salvaged.db")
 
 
-def _put_aside(path: Path) -> Path:
-    """Rename the file and its companions to the first free name."""
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.damaged-{number}.db")).exists():
-        number += 1
-    for suffix in ("-wal", "-shm", ""):  # the file itself last: until then it is found and salvaged again
+def _put_in_place(path: Path) -> Path:
+    """Rename the damaged file and its companions to the first free name, and the fresh one to theirs.
+
+    Called again it goes on where it was killed: a companion left behind would be taken for the fresh one's.
+    """
+    names = (path.with_name(f"{path.stem}.damaged-{number}.db") for number in itertools.count(1))
+    taken = list(itertools.takewhile(Path.exists, names))
+    aside = path.with_name(f"{path.stem}.damaged-{len(taken) + 1}.db") if path.exists() else taken[-1]
+    for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    _fresh(path).rename(path)
     return aside
 
 
@@ -122,12 +131,10 @@ def _salvage(path: Path, damage: str, on_progress: Callable[[], None]) -> Journa
                 n_damaged += _salvage_table(source, journal, table, columns, on_progress)
         except sqlite3.Error as error:
             detail = f"what is readable of the damaged journal {path} cannot be written anew ({error})"
-            raise ConfigurationError([detail]) from error
+            raise RcmError(detail) from error  # room may come
         finally:
             source.close()
-    aside = _put_aside(path)
-    fresh.rename(path)
-    log.error("the damaged journal is kept as %s", aside)
+    log.error("the damaged journal is kept as %s", _put_in_place(path))
     journal = Journal(path)
     journal.n_damaged = n_damaged
     return journal

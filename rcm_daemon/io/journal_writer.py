@@ -9,6 +9,7 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from rcm_daemon.io.journal import is_damage
 from rcm_daemon.io.journal_check import JournalCheck
 from rcm_daemon.io.journal_salvage import suspect_journal
 
@@ -22,7 +23,6 @@ log = logging.getLogger("rcm_daemon")
 
 RETRY_S = 1.0
 PRUNE_EVERY_S = 60.0
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class JournalWriter:
@@ -105,7 +105,7 @@ class JournalWriter:
         try:
             self._journal.write(rows)
         except sqlite3.Error as error:
-            if error.sqlite_errorcode & 0xFF in DAMAGED:
+            if is_damage(error, reading=False):
                 self._suspect(str(error))
             if not self.fault:
                 log.error("the journal cannot be written (%s): nothing is acknowledged until it can", error)
@@ -127,6 +127,8 @@ class JournalWriter:
         try:
             n_forgotten = self._journal.prune(int(time.time() - self.keep_days * 86_400), self.max_bytes)
         except sqlite3.Error as error:
+            if is_damage(error, reading=False):
+                self._suspect(str(error))
             log.error("the journal cannot be made smaller (%s)", error)
             n_forgotten = 0
         # Where much is to be forgotten, go on with the next batch.

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.io.state_dir import unwritable
 
 if TYPE_CHECKING:
     from rcm_daemon.core.stack import StackKey
@@ -43,7 +43,7 @@ class Revisions:
 
     Raises
     ------
-    ConfigurationError
+    RcmError
         The folder cannot be written.
     """
 
@@ -61,8 +61,7 @@ class Revisions:
         try:
             self._begin()
         except OSError as error:
-            detail = f"the state folder {state_dir.folder} cannot be written ({error.strerror})"
-            raise ConfigurationError([detail]) from error
+            raise unwritable(state_dir.folder, error) from error
 
     def resumed(self, stack: StackKey, written: int) -> int:
         """Return the last revision of a stack whose account on disk says `written`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import secrets
 from typing import TYPE_CHECKING, TextIO
 
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,12 @@ SEQ_BLOCK = 10_000
 N_SALT_BYTES = 32
 
 log = logging.getLogger("rcm_daemon")
+
+
+def unwritable(folder: Path, error: OSError) -> RcmError:
+    """Return what to raise where the state folder cannot be written: a full disk is no faulty setting."""
+    detail = f"the state folder {folder} cannot be written ({error.strerror})"
+    return RcmError(detail) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigurationError([detail])
 
 
 class StateDir:
@@ -30,6 +37,8 @@ class StateDir:
     ------
     ConfigurationError
         The folder cannot be made or written, or another daemon holds it.
+    RcmError
+        There is no room in it: starting again may help.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,9 +47,7 @@ class StateDir:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds stack ids
             self._lock: TextIO = (folder / "lock").open("a+")
         except OSError as error:
-            raise ConfigurationError(
-                [f"the state folder {folder} cannot be written ({error.strerror})"]
-            ) from error
+            raise unwritable(folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._seq = self._reserved = self._read_reserved()
@@ -54,9 +61,7 @@ class StateDir:
             raise
         except OSError as error:
             self._lock.close()
-            raise ConfigurationError(
-                [f"the state folder {folder} cannot be written ({error.strerror})"]
-            ) from error
+            raise unwritable(folder, error) from error
 
     @property
     def folder(self) -> Path:

@@ -20,6 +20,7 @@ class Proxy:
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._stopping = threading.Event()
         self.n_connections = 0
+        self.delay_s = 0.0  # before anything is passed on, one thing after the other
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -61,6 +62,7 @@ class Proxy:
         other = self._pairs[end]
         try:
             data = end.recv(1 << 16)
+            self._stopping.wait(self.delay_s)
             other.sendall(data)
         except OSError:
             data = b""

@@ -242,6 +242,20 @@ def test_a_half_open_connection_is_seen_by_its_heartbeats(daemon, endpoint, monk
     proxy.close()
 
 
+@pytest.mark.hazard("H50")
+def test_a_daemon_that_is_merely_slow_is_given_the_time_to_answer(daemon, endpoint, monkeypatch):
+    """What is answered comes later than a heartbeat may, over every connection."""
+    monkeypatch.setattr("rcm_daemon.client.HEARTBEAT_MS", 20)
+    proxy = Proxy(endpoint)
+    proxy.delay_s = 0.1
+    with Client(proxy.endpoint, "m1") as client:
+        send_stack(client, n=3)
+    assert proxy.n_connections >= 2
+    assert client.refusals == []
+    assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"][0]["state"] == "complete"
+    proxy.close()
+
+
 @pytest.mark.hazard("H52")
 def test_with_keys_the_client_gets_in_as_its_own_instrument_only(tmp_path, bundle, endpoint):
     locks = Locks(tmp_path / "keys")

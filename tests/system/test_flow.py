@@ -55,7 +55,7 @@ def test_deadlines_hold_while_the_wall_clock_jumps(tmp_path, bundle):
 @pytest.mark.hazard("H38")
 @pytest.mark.timeout(600)
 def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
-    """One never reads, one is stopped; more results than are queued for either."""
+    """One never reads, one is stopped; more results than are queued for either. A third reads them all."""
     endpoint = free_endpoint()
     daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
     deaf = daemon.context.socket(zmq.SUB)
@@ -66,6 +66,7 @@ def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
     stopped = subprocess.Popen(
         [sys.executable, "-m", "rcm_daemon", "watch", daemon.results], stdout=subprocess.PIPE, text=True
     )
+    reads = daemon.subscribe()
     with Client(endpoint, "m1") as client:
         client.start_stack("first", shape=FIELD, pixel_size_um=0.5)
         client.wait()
@@ -76,6 +77,9 @@ def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
             for index in range(60):
                 client.send_slice(index, picture(index, FIELD), 3.0 * index)
             client.end_stack()
+            client.wait()
+            final = reads.until(stack_id=f"s{number}", state="complete")
+            assert (final["n_slices"], final["n_lost"]) == (60, 0)
     assert client.refusals == []
     health = daemon.ask({"htype": "get_health"})
     assert (health["n_cnn_runs"], health["n_waiting"]) == (1_200, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from journal_rows import assert_same_slices, rows, slice_row
 
-from rcm_daemon.errors import ConfigurationError, JournalDamagedError
+from rcm_daemon.errors import JournalDamagedError, RcmError
 from rcm_daemon.io import journal_salvage
 from rcm_daemon.io.journal import Journal
 from rcm_daemon.io.journal_check import JournalCheck
@@ -184,6 +184,60 @@ def test_a_salvage_that_was_killed_is_done_again(folder, monkeypatch):
     assert n > 6  # five tables and two names
 
 
+def test_the_log_of_the_damaged_journal_is_not_taken_for_the_new_ones(folder, monkeypatch):
+    """Killed after the first rename, with a write-ahead log that still belongs to the damaged file."""
+    writer = Journal(folder / "journal.db")
+    writer.write(rows(40, n_slices=20))
+    log = (folder / "journal.db-wal").read_bytes()
+    assert log
+    suspected(folder)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal_salvage, "_put_in_place", killed)
+        open_journal(folder)
+    (folder / "journal.db").rename(folder / "journal.damaged-1.db")
+    (folder / "journal.db-wal").write_bytes(log)
+    (folder / "journal.suspect").unlink()
+    journal = open_journal(folder)
+    found = kept(journal)
+    journal.check_structure()
+    journal.close()
+    writer.close()
+    assert 20 * (N_STACKS - 2) < sum(found) < 20 * N_STACKS
+    assert (folder / "journal.damaged-1.db-wal").read_bytes() == log
+
+
+def test_a_sector_that_cannot_be_read_is_damage(folder, monkeypatch):
+    def unreadable(self):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    monkeypatch.setattr(Journal, "check_structure", unreadable)
+    desk = Desk(folder)
+    desk.until_damaged()
+    desk.writer.close()
+
+
+def test_what_is_no_damage_salvages_nothing(folder, caplog):
+    def locked(self):
+        raise sqlite3.OperationalError("database is locked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "check_structure", locked)
+        desk = Desk(folder)
+        while "could not be checked (database is locked)" not in caplog.text:
+            pass
+        desk.writer.close()
+    assert desk.writer.damage == ""
+    with pytest.raises(sqlite3.OperationalError), damage_noted(folder):
+        raise sqlite3.OperationalError("database is locked")
+    assert not (folder / "journal.suspect").exists()
+
+
 def test_where_there_is_no_room_nothing_is_given_up(folder, monkeypatch):
     suspected(folder)
     before = (folder / "journal.db").read_bytes()
@@ -193,8 +247,9 @@ def test_where_there_is_no_room_nothing_is_given_up(folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "put_all", full)
-        with pytest.raises(ConfigurationError, match="cannot be written anew"):
+        with pytest.raises(RcmError, match="cannot be written anew") as caught:
             open_journal(folder)
+    assert caught.value.exit_code == 1  # started again, it may succeed
     assert (folder / "journal.db").read_bytes() == before
     journal = open_journal(folder)
     assert sum(kept(journal)) > 20 * (N_STACKS - 2)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.errors import ConfigurationError, RcmError
 from rcm_daemon.io import revisions as module
 from rcm_daemon.io.revisions import AHEAD, Revisions
 from rcm_daemon.io.state_dir import StateDir
@@ -141,6 +141,22 @@ def test_a_full_disk_stops_nothing_and_is_said_once(machine, monkeypatch, caplog
     assert caplog.text.count("revisions cannot be kept (No space left on device)") == 1
     assert publish(revisions, A, 1) == 4
     assert machine.start().following(A, 0) == 5
+
+
+@pytest.mark.hazard("H33")
+def test_a_disk_that_is_full_at_the_start_is_no_fault_of_the_configuration(machine, monkeypatch):
+    """With another exit status than 78 the service manager tries again, until there is room."""
+    machine.start()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("posix_fallocate", "fsync"):
+        with monkeypatch.context() as patch, pytest.raises(RcmError, match="No space left") as caught:
+            patch.setattr(os, name, full)
+            machine.start()
+        assert caught.value.exit_code == 1
+    machine.start()
 
 
 def test_a_folder_that_cannot_be_written_is_a_fault_of_the_configuration(machine, monkeypatch):
