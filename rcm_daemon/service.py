@@ -129,21 +129,12 @@ class Service:
         gc.collect()
         gc.freeze()  # what is there now stays, and need not be looked through again and again
         self._vitals.ready()
-        bundle = self._bundles.active_source
-        variant, reason = self._bundles.variant
-        log.info(
-            "ready",
-            extra={
-                "bundle": bundle.bundle_name,
-                "digest": bundle.bundle_digest[:12],
-                "provider": bundle.provider,
-                "variant": variant,
-                "reason": reason,
-                "results": self._settings.results_bind,
-                "control": self._settings.control_bind,
-                "ingest": self._settings.ingest_bind,
-            },
-        )
+        known, settings = self._health.fields(), self._settings
+        told = {"bundle": known["bundle_name"], "digest": known["bundle_digest"][:12]}
+        told |= {key: known[key] for key in ("provider", "variant", "variant_reason")}
+        told |= {"results": settings.results_bind, "control": settings.control_bind}
+        told |= {"ingest": settings.ingest_bind}
+        log.info("ready", extra=told)
         drain_until_s = None
         while True:
             n_waiting = self._inference.n_waiting
