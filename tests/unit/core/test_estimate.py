@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,20 @@ def stack_of(n, stack_id="s.1 ~%"):
             ledger, stack, new, lambda e, z, w: Recurrence(one_hot(np.digitize(z, [4.0, 10.0]))), Estimation()
         )
     return stack
+
+
+@pytest.mark.parametrize(("n_strange", "is_strange"), [(0, False), (3, False), (4, True), (6, True)])
+def test_a_stack_is_out_of_domain_when_most_of_its_slices_are(n_strange, is_strange):
+    stack = stack_of(6)
+    stack.partial = PartialStack(
+        tuple(
+            replace(s, flags=("out_of_domain",) if i < n_strange else ())
+            for i, s in enumerate(stack.partial.slices)
+        )
+    )
+    fields = json.loads(message_of(stack).to_json())
+    assert ("out_of_domain" in fields["stack_flags"].split(",")) is is_strange
+    assert fields["flags"].count("out_of_domain") == n_strange
 
 
 def message_of(stack):
