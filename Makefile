@@ -59,7 +59,7 @@ $(BASE)/.ready: pyproject.toml constraints.txt
 
 $(DEV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,compressed,parquet,signing,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[trainer,openvino,compressed,parquet,signing,dev]"
 	touch $@
 
 clean:

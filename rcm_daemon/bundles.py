@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rcm_daemon import __version__
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.location import default_bundle_path, resolve_bundle
-from rcm_daemon.bundle.manifest import Manifest, bundle_digest, read_manifest_bytes
+from rcm_daemon.bundle.manifest import Manifest, bundle_digest, digests_of, read_manifest_bytes
 from rcm_daemon.bundle.signature import read_public_key
 from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.core.message import Source
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rcm_daemon.bundle.channel import BundleInfo
+    from rcm_daemon.bundle.manifest import VariantName
     from rcm_daemon.inference import Desk, Inference
     from rcm_daemon.io.control import Asker
     from rcm_daemon.io.state_dir import StateDir
@@ -41,11 +42,23 @@ ACTIVE_FILE = "active_bundle"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A bundle folder with a readable manifest; its files have not been looked at."""
+    """A bundle folder with a readable manifest; its files have not been looked at.
+
+    `digests` are those of its variants, the bundle's own that of fp32.
+    """
 
     folder: Path
     name: str
-    digest: str
+    digests: dict[VariantName, str]
+
+    @property
+    def digest(self) -> str:
+        """The bundle's own."""
+        return self.digests["fp32"]
+
+    def variant_of(self, digest: str) -> VariantName:
+        """Which of its variants makes embeddings of this digest."""
+        return next(variant for variant, known in self.digests.items() if known == digest)
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,16 @@ class Bundles:
         """Return the desk of a bundle, opened now if need be; None where the bundle is gone."""
         desk = self._desks.get(digest)
         if desk is None and (found := self._find(digest)) is not None:
-            desk = self._desks[digest] = self._open(found.folder, digest)
+            # As the stack began, whatever would be chosen now.
+            desk = self._open(found.folder, digest, variant=found.variant_of(digest))
+            self._desks[digest] = desk
         return desk
+
+    @property
+    def variant(self) -> tuple[str, str]:
+        """Which variant of the active bundle runs, and why that one; empty while none does."""
+        info = self.active.supervisor.bundle
+        return (info.variant, info.reason) if info is not None else ("", "")
 
     @property
     def active_name(self) -> str:
@@ -162,7 +183,8 @@ class Bundles:
         self._desks[info.digest] = desk
         self.active, self.active_digest = desk, info.digest
         self._remember(info.digest)
-        log.warning("bundle activated", extra={"bundle": activation.name, "digest": info.digest[:12]})
+        fields = {"bundle": activation.name, "digest": info.digest[:12]}
+        log.warning("bundle activated", extra=fields | {"variant": info.variant, "reason": info.reason})
         return activation
 
     def not_opened(self, desk: Desk) -> Activation | None:
@@ -220,18 +242,27 @@ class Bundles:
         except (OSError, BundleError) as error:
             log.error("the active bundle cannot be remembered (%s): a restart will serve the other", error)
 
-    def _open(self, folder: Path, digest: str = "", *, checked: bool = False) -> Desk:
+    def _open(
+        self, folder: Path, digest: str = "", *, checked: bool = False, variant: VariantName | None = None
+    ) -> Desk:
         settings = self._settings
         public_key = read_public_key(key).hex() if (key := settings.bundle_public_key) is not None else ""
         launch = Launch(
-            str(folder), settings.provider, settings.n_threads, digest, checked, public_key=public_key
+            str(folder),
+            settings.provider,
+            settings.n_threads,
+            digest,
+            checked,
+            public_key=public_key,
+            variant=variant or settings.variant,
+            spin_us=settings.spin_us,
         )
         return self._inference.open(launch, time.monotonic())
 
     def _find(self, digest: str) -> Candidate | None:
         shipped = _candidate(default_bundle_path())
         known = [*self._candidates(), *([shipped] if shipped is not None else [])]
-        return next((c for c in known if c.digest == digest), None)
+        return next((c for c in known if digest in c.digests.values()), None)
 
     def _candidates(self) -> list[Candidate]:
         """Return the configured bundle and those of the bundle folder."""
@@ -250,7 +281,8 @@ def _candidate(folder: Path) -> Candidate | None:
         manifest = Manifest.parse(data, folder)
     except BundleError:
         return None
-    return Candidate(folder, f"{manifest.name}@{manifest.version}", bundle_digest(data))
+    digests = digests_of(manifest, bundle_digest(data))
+    return Candidate(folder, f"{manifest.name}@{manifest.version}", digests)
 
 
 @lru_cache(maxsize=16)

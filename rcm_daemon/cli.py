@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rcm_daemon import __version__
+from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
 from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
 from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
@@ -24,12 +25,18 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 app.add_typer(bundle_app, name="bundle")
 
-Provider = Literal["auto", "cpu", "cuda"]
 BundleOption = Annotated[
     Path | None,
     typer.Option("--bundle", metavar="DIR", help="Model bundle; default: the one that comes along."),
 ]
-ProviderOption = Annotated[Provider | None, typer.Option("--provider", help="Where the CNN runs.")]
+ProviderOption = Annotated[ProviderChoice | None, typer.Option("--provider", help="Where the CNN runs.")]
+VariantOption = Annotated[
+    VariantChoice | None,
+    typer.Option(
+        "--variant",
+        help="Form of the CNN; auto: the fastest here that the bundle holds. [default: fp32]",
+    ),
+]
 EstimatorOption = Annotated[
     Literal["monotone", "paper"] | None,
     typer.Option(help="How boundaries are read: the bundle's posterior, or as the paper does."),
@@ -86,7 +93,17 @@ def serve(
     bundle_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Bundle folders that can be activated at run time.")
     ] = None,
-    provider: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda", help="Where the CNN runs.")] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="auto|cpu|openvino|cuda|tensorrt", help="Where the CNN runs."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|int8|fp16",
+            help="Form of the CNN; auto: the fastest here that the bundle holds.",
+        ),
+    ] = None,
     pseudonymise: Annotated[
         bool | None, typer.Option("--pseudonymise", help="Publish pseudonyms for stack and run ids.")
     ] = None,
@@ -110,6 +127,7 @@ def serve(
         "bundle": bundle,
         "bundle_dir": bundle_dir,
         "provider": provider,
+        "variant": variant,
         "estimator": estimator,
         "pseudonymise": pseudonymise,
     }
@@ -133,6 +151,7 @@ def replay(
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
     provider: ProviderOption = None,
+    variant: VariantOption = None,
     estimator: EstimatorOption = None,
     json_file: Annotated[
         str | None,
@@ -153,7 +172,9 @@ def replay(
     from rcm_daemon.core.mosaic import MosaicRule
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
-    networks = Networks.open(load_verified(resolve_bundle(bundle)), provider or "auto")
+    networks = Networks.open(
+        load_verified(resolve_bundle(bundle)), provider or "auto", variant=variant or "fp32"
+    )
     outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
         paths,
@@ -236,6 +257,46 @@ def demo(
     from rcm_daemon.demo import run_demo
 
     run_demo(seed, fps, plot, bundle)
+
+
+@app.command()
+def bench(
+    bundle: BundleOption = None,
+    provider: ProviderOption = None,
+    variant: VariantOption = None,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second, gaps included.")] = 10.0,
+    slices: Annotated[int, typer.Option(min=1, max=1000, help="Slices of each stack.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Stacks played at each pace.")] = 3,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Rows and columns of a slice.")] = 1000,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="CNN.pt", help="Trained CNN to time in torch, where installed.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw latency against stack length.")
+    ] = None,
+) -> None:
+    """Measure the daemon against its bare CNN on this machine: latency, memory, start.
+
+    A daemon, a publisher and a subscriber run here over TCP. The bare CNN, OpenVINO and torch where they
+    can be run, and the script that embeds the whole stack anew at every slice, are timed in turn with them.
+    """
+    from rcm_daemon.bench.report import write_report
+    from rcm_daemon.bench.run import run_bench
+
+    measured = run_bench(
+        bundle,
+        provider or "auto",
+        variant or "fp32",
+        fps=fps,
+        n_slices=slices,
+        n_rounds=rounds,
+        side_px=size,
+        checkpoint=checkpoint,
+    )
+    write_report(measured.fields(), json_file, plot)
 
 
 @app.command()

@@ -64,6 +64,7 @@ class Health:
     def fields(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
         source = self.bundles.active_source
+        variant, reason = self.bundles.variant
         fault = self.recording.writer.fault
         counts, door = self.counts, self.door
         state = "not recording" if fault else "serving"
@@ -79,6 +80,8 @@ class Health:
             "bundle_digest": source.bundle_digest,
             "uptime_s": round(time.monotonic() - counts.started_s, 3),
             "daemon_version": __version__,
+            "variant": variant,
+            "variant_reason": reason,
             "n_waiting": self.inference.n_waiting,
             "n_open_stacks": self.publishing.n_open,
             "n_cnn_runs": self.inference.n_embedded,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.account import Row
     from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.core.ledger import Ledger
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
     from rcm_daemon.io.journal import Journal
     from rcm_daemon.io.journal_writer import JournalWriter
 
@@ -71,6 +71,7 @@ class Recording:
         self._refusals: dict[int, _Written] = {}
         self._instrument_rows: dict[str, InstrumentRow] = {}
         self._replies: list[Reply] = []  # of the batch that is being written
+        self._unprinted: list[Received] = []
         self.restored = self._restore(journal)
         self.n_damaged = journal.n_damaged
         self.writer = writer
@@ -118,7 +119,9 @@ class Recording:
     def embedded(self, stack: Acquisition, new: EmbeddedSlice) -> None:
         """Write down an accepted slice's embedding."""
         if (entry := self._order.settle(stack.number, new.index)) is not None:
-            entry.rows.append(SliceRow(stack.number, stack.received[new.index], new))
+            received = stack.received[new.index]
+            entry.rows.append(SliceRow(stack.number, received, new))
+            self._unprinted.append(received)
 
     def refused(self, stack: Acquisition, index: int, error: str) -> None:
         """Write down that an accepted slice turned out unusable."""
@@ -143,6 +146,8 @@ class Recording:
     def advance(self) -> list[Reply]:
         """Start writing what can be written; returns the answers whose cause is on disk now.
 
+        Called when results are out: the fingerprints that are taken here would hold them up.
+
         Raises
         ------
         JournalDamagedError
@@ -150,6 +155,8 @@ class Recording:
         """
         if self.writer.damage:
             raise JournalDamagedError(self.writer.damage)
+        while self._unprinted:  # whether it can be written or not: until then the whole slice is kept
+            _ = self._unprinted.pop().fingerprint
         due: list[Reply] = []
         if self.writer.take_written():
             due, self._replies = self._replies, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import sys
@@ -46,7 +47,7 @@ from rcm_daemon.vitals import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, Received
+    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -80,7 +81,6 @@ class Service:
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
-        self._unprinted: list[Received] = []
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -126,14 +126,19 @@ class Service:
         sys.setswitchinterval(SWITCH_S)
         self._endpoints.connect_slices()
         self._restore()
+        gc.collect()
+        gc.freeze()  # what is there now stays, and need not be looked through again and again
         self._vitals.ready()
         bundle = self._bundles.active_source
+        variant, reason = self._bundles.variant
         log.info(
             "ready",
             extra={
                 "bundle": bundle.bundle_name,
                 "digest": bundle.bundle_digest[:12],
                 "provider": bundle.provider,
+                "variant": variant,
+                "reason": reason,
                 "results": self._settings.results_bind,
                 "control": self._settings.control_bind,
                 "ingest": self._settings.ingest_bind,
@@ -159,9 +164,16 @@ class Service:
         endpoints, patience_ms = self._endpoints, self._patience_ms()
         ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
         endpoints.keep_watch(ready)
-        self._vitals.beat(
-            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
-        )
+        for socket, key in endpoints.slices.items():
+            if socket in ready:
+                self._on_frames(socket.recv_multipart(copy=False), key)
+        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
+            received = endpoints.ingest.receive()
+            self._on_frames(received.frames, received.key, received.peer)
+        for desk in list(self._inference.desks):
+            while outcomes := desk.advance(time.monotonic()):
+                for outcome in outcomes:
+                    self._on_outcome(desk, outcome)
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         if self._lifecycle.hung_up:
@@ -173,17 +185,9 @@ class Service:
                 self._questions.serve()
             except Rejection as rejection:
                 self._counts.refuse(rejection)
-        for socket, key in endpoints.slices.items():
-            if socket in ready:
-                self._on_frames(socket.recv_multipart(copy=False), key)
-        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
-            received = endpoints.ingest.receive()
-            self._on_frames(received.frames, received.key, received.peer)
-        for desk in list(self._inference.desks):
-            for outcome in desk.advance(time.monotonic()):
-                self._on_outcome(desk, outcome)
-        while self._unprinted:  # now, while the CNN runs
-            _ = self._unprinted.pop().fingerprint
+        self._vitals.beat(
+            time.monotonic(), self._inference.n_waiting, self._counts.n_done, self._health.fields
+        )
         for stack in self._ledger.expire(time.monotonic()):
             self._recording.note(stack.instrument, [stack])
             self._publish(stack, Latency())
@@ -252,14 +256,14 @@ class Service:
         stack = outcome.embed
         if stack is not None and isinstance(message, Slice):
             slice_ = (stack, message.header.index)
-            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
-            self._wake_up(stack)
             desk = self._bundles.desk_of(stack.bundle_digest)
+            if desk is not None:  # the worker begins at once, the account is taken down meanwhile
+                self._wake_up(stack)
+                desk.embed(SliceJob(stack, message, received_ns))
+                desk.give_next(time.monotonic())
+            self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
             if desk is None:
                 self._abandon(stack)
-            else:
-                desk.embed(SliceJob(stack, message, received_ns))
-                self._unprinted.append(stack.received[message.header.index])
         else:
             self._recording.note(instrument, outcome.changed, reply)
         for changed in outcome.changed:

@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rcm_daemon.bundle.execution import SPIN_US, ProviderChoice, VariantChoice
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.errors import ConfigurationError
 from rcm_daemon.io.curve import is_loopback
@@ -95,14 +96,18 @@ class Settings(BaseSettings):
     """Folder of bundle folders that can be activated while the daemon runs."""
     bundle_public_key: Path | None = None
     """Key that bundles must be signed with (Ed25519, PEM); none = signatures are not looked at."""
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the CNN runs."""
+    provider: ProviderChoice = "auto"
+    """Where the CNN runs: there or not at all; auto = on CUDA where it works, else on the CPU."""
+    variant: VariantChoice = "auto"
+    """Which form of the CNN runs; auto = the fastest that the bundle holds, as measured when it is opened."""
     estimator: Literal["monotone", "paper"] = "monotone"
     """How labels and boundaries are read: by the bundle's posterior, if it has one, or as the paper does."""
     mosaic: MosaicRule = MosaicRule()
     """Where the five mosaics are planned."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """CPU threads of the CNN; 0 = one a core."""
+    """CPU threads of the CNN; 0 = one for each physical core that the daemon may use."""
+    spin_us: Annotated[int, Field(ge=0, le=1_000_000)] = SPIN_US
+    """How long these threads wait busily for more work before they sleep; 0 = not at all."""
     slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
     """A worker that does not answer for one slice by then is replaced."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

@@ -8,7 +8,7 @@ import sys
 
 COMMANDS = {
     "rcm-daemon": (
-        *("serve", "replay", "simulate", "demo", "watch", "check", "stacks", "schema"),
+        *("serve", "replay", "simulate", "demo", "bench", "watch", "check", "stacks", "schema"),
         *("keys new", "keys allow", "keys revoke", "keys list"),
         *("bundle key", "bundle sign", "bundle list", "bundle activate"),
     ),

@@ -1,4 +1,4 @@
-"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, calibrate, export, evaluate, reproduce.
+"""Commands of `rcm-trainer`: phantom, import, cnn, rcn, calibrate, export, quantise, evaluate, reproduce.
 
 torch and the modules that need it are imported inside the commands, so that `--help` answers at once.
 """
@@ -14,6 +14,7 @@ import typer
 from rcm_daemon.errors import DataSetError, RcmError
 from trainer.calibrate_cli import calibrate
 from trainer.evaluate_cli import evaluate
+from trainer.quantise_cli import quantise
 from trainer.reproduce_cli import reproduce
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(calibrate)
 app.command()(evaluate)
+app.command()(quantise)
 app.command()(reproduce)
 
 DataOption = Annotated[

@@ -17,10 +17,11 @@ from zlib import crc32
 import numpy as np
 
 from rcm_daemon.bundle.field import to_field
+from rcm_daemon.bundle.picture import quality_flags
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata
-from rcm_daemon.core.quality import quality_flags, weight_of
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import LabelledStack

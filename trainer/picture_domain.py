@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rcm_daemon.core.quality import PictureDomain, PictureStatistics, picture_statistics
+from rcm_daemon.bundle.picture import picture_statistics
+from rcm_daemon.core.quality import PictureDomain, PictureStatistics
 from rcm_daemon.errors import DataSetError
 from trainer.data.prepared import fields_of_stack
 from trainer.progress import progress_bar

@@ -20,15 +20,22 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from rcm_daemon.bundle.manifest import VariantName
     from rcm_daemon.core.stack import PartialStack
 
 MAX_MESSAGE_BYTES = 400 * 1024
 """More than the largest embedding and the longest stack's labels, less than the kernel passes whole."""
 
+SMALLEST_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What the daemon knows of a bundle that a worker has opened; `estimator` is its file, if it has one."""
+    """What the daemon knows of a bundle that a worker has opened.
+
+    `digest` is that of what makes embeddings (`variant_digest`), `reason` why this variant runs, `estimator`
+    the bundle's file, if it has one.
+    """
 
     name: str
     version: str
@@ -36,6 +43,8 @@ class BundleInfo:
     provider: str
     embedding_size: int
     estimator: str = ""
+    variant: VariantName = "fp32"
+    reason: str = ""
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:
@@ -78,10 +87,13 @@ class SharedMemory:
         """Put a slice's bytes at the start."""
         self._at_least(blob.nbytes)[: blob.nbytes] = blob
 
-    def write_stack(self, stack: PartialStack) -> None:
-        """Put embeddings [n, e], depths [n] and weights [n] there, one after the other, as float32."""
+    def write_stack(self, stack: PartialStack, after: int = 0) -> None:
+        """Put embeddings [n, e], depths [n] and weights [n] `after` a slice of so many bytes, as float32."""
         n, size = len(stack), stack.slices[0].embedding.size
-        memory = np.frombuffer(self._at_least(4 * n * (size + 2)), np.float32, n * (size + 2))
+        begin = _aligned(after)
+        memory = np.frombuffer(
+            self._at_least(begin + 4 * n * (size + 2)), np.float32, n * (size + 2), offset=begin
+        )
         np.stack([s.embedding for s in stack.slices], out=memory[: n * size].reshape(n, size))
         memory[n * size : n * (size + 1)] = stack.z_um
         memory[n * (size + 1) :] = stack.weight
@@ -96,8 +108,10 @@ class SharedMemory:
         if self._map is None or len(self._map) < n_bytes:
             if self._map is not None:
                 self._map.close()
-            os.ftruncate(self._fd, n_bytes)
-            self._map = mmap.mmap(self._fd, n_bytes)
+            # Stacks grow slice by slice, and a page costs more to map anew than to fill.
+            length = max(SMALLEST_BYTES, 1 << (n_bytes - 1).bit_length())
+            os.ftruncate(self._fd, length)
+            self._map = mmap.mmap(self._fd, length)
         return self._map
 
 
@@ -111,13 +125,19 @@ class SharedView:
     def read(self, n_bytes: int) -> memoryview:
         """Return the first `n_bytes`; they change with the next request."""
         if self._map is None or len(self._map) < n_bytes:
-            self._map = mmap.mmap(self._fd, n_bytes, prot=mmap.PROT_READ)
+            self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)  # all there is
         return memoryview(self._map)[:n_bytes]
 
     def read_stack(
-        self, n: int, embedding_size: int
+        self, n: int, embedding_size: int, after: int = 0
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return embeddings [n, e], depths [n] and weights [n]."""
+        """Return embeddings [n, e], depths [n] and weights [n] that lie `after` a slice of so many bytes."""
         size = n * embedding_size
-        values = np.frombuffer(self.read(4 * (size + 2 * n)), np.float32)
+        begin = _aligned(after)
+        values = np.frombuffer(self.read(begin + 4 * (size + 2 * n)), np.float32, offset=begin)
         return values[:size].reshape(n, embedding_size), values[size : size + n], values[size + n :]
+
+
+def _aligned(n_bytes: int) -> int:
+    """Where numbers may begin after so many bytes."""
+    return -(-n_bytes // 64) * 64

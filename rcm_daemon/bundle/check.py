@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
+from rcm_daemon.bundle.golden import golden_difference, read_golden
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.errors import BundleError, RcmError
+from rcm_daemon.errors import RcmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    from rcm_daemon.bundle.manifest import Manifest
-    from rcm_daemon.bundle.provider import ProviderChoice
+    from rcm_daemon.bundle.execution import ProviderChoice, ProviderName
+    from rcm_daemon.bundle.manifest import OtherVariant
     from rcm_daemon.bundle.verify import VerifiedBundle
 
-# Largest difference allowed, as a share of the largest golden embedding value. Measured on a CPU: 2e-6
-# between ONNX Runtime's optimisation levels, 6e-5 between it and torch (antialiased resize); a wrong operator
-# is off by whole per cents. cuDNN's algorithms sum in other orders still.
-EMBEDDING_TOLERANCE = {"cpu": 1e-3, "cuda": 5e-3}
 PROBABILITY_TOLERANCE = 1e-4
 """Largest difference of a probability; the recurrent network always runs on the CPU in float32."""
 
@@ -72,6 +64,9 @@ def check_bundle(
         items.append(_describe_networks(networks))
         step = "golden vectors"
         items.extend(check_golden(bundle, networks))
+        for variant in bundle.manifest.variants:
+            step = f"variant {variant}"
+            items.append(_check_variant(bundle, networks.provider, variant))
     except RcmError as error:
         items.append(CheckItem(step, False, str(error)))
     return CheckReport(folder, tuple(items))
@@ -87,8 +82,22 @@ def check_golden(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
     InferenceError
         A network does not run.
     """
-    golden = _read_golden(bundle)
-    return [_check_embeddings(networks, golden), *_check_recurrence(networks, golden)]
+    difference = golden_difference(networks.embed, bundle, networks.variant, networks.provider)
+    detail = f"{networks.variant} on {networks.provider}: {difference}"
+    return [CheckItem("golden embeddings", difference.ok, detail), *_check_recurrence(bundle, networks)]
+
+
+def _check_variant(bundle: VerifiedBundle, provider: ProviderName, variant: OtherVariant) -> CheckItem:
+    networks = Networks.open(bundle, provider, variant=variant)  # refused unless its golden vectors come out
+    difference = golden_difference(networks.embed, bundle, variant, provider)
+    about = bundle.manifest.variants[variant]
+    return CheckItem(
+        f"variant {variant}",
+        difference.ok,
+        f"{variant} on {provider}: {difference}; accuracy {about.accuracy:.4f} instead of "
+        f"{about.accuracy_fp32:.4f}, the same label in {about.agreement:.2%} of "
+        f"{about.n_validation_slices} validation slices; digest {networks.digest[:12]}",
+    )
 
 
 def _describe_files(bundle: VerifiedBundle) -> CheckItem:
@@ -112,20 +121,8 @@ def _describe_networks(networks: Networks) -> CheckItem:
     )
 
 
-def _check_embeddings(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> CheckItem:
-    expected = golden["slice_embeddings"]
-    scale = float(np.abs(expected).max())
-    difference = float(np.abs(networks.embed_many(golden["slices"]) - expected).max())
-    allowed = EMBEDDING_TOLERANCE[networks.provider] * scale
-    return CheckItem(
-        "golden embeddings",
-        difference <= allowed,
-        f"{len(expected)} slices on {networks.provider}: largest difference {difference:.1e}, "
-        f"allowed {allowed:.1e} (largest value {scale:.2g})",
-    )
-
-
-def _check_recurrence(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -> list[CheckItem]:
+def _check_recurrence(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
+    golden = read_golden(bundle)
     found = networks.recur(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
     items = []
     for name, values in vars(found).items():
@@ -142,34 +139,3 @@ def _check_recurrence(networks: Networks, golden: dict[str, npt.NDArray[Any]]) -
             )
         )
     return items
-
-
-def _read_golden(bundle: VerifiedBundle) -> dict[str, npt.NDArray[Any]]:
-    shapes = _golden_shapes(bundle.manifest)
-    try:
-        with np.load(io.BytesIO(bundle.files["golden.npz"]), allow_pickle=False) as archive:
-            golden = {name: archive[name] for name in shapes}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise BundleError(
-            f"golden.npz must hold {', '.join(shapes)}, got {error} in {bundle.folder}"
-        ) from error
-    n = len(golden["stack_z_um"])
-    for name, shape in shapes.items():
-        wanted = tuple(n if length == -1 else length for length in shape)
-        if golden[name].shape != wanted or golden[name].size == 0:
-            got = list(golden[name].shape)
-            raise BundleError(f"{name} of golden.npz must be {list(wanted)}, got {got} in {bundle.folder}")
-    return golden
-
-
-def _golden_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    size = manifest.embedding_size
-    return {
-        "stack_z_um": (-1,),
-        "slices": (2, *manifest.cnn_shape),
-        "slice_embeddings": (2, size),
-        "stack_embeddings": (-1, size),
-        "stack_weight": (-1,),
-        "stack_probabilities": (-1, 3),
-        **({"stack_evidence": (-1, 3)} if ESTIMATOR_FILE in manifest.files else {}),
-    }

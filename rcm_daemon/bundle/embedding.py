@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.bundle.field import to_field
-from rcm_daemon.core.quality import quality_flags, weight_of
+from rcm_daemon.bundle.picture import quality_flags
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ def embed_slice(
         return to_field(pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um)
 
     field, flags = field_of(received.pixels)
+    flags = (
+        *quality_flags(field, networks.domain),
+        *flags,
+    )  # before the CNN, while the pixels are in the cache
     image = field
     if neighbours is not None:
         above, below = (field_of(pixels)[0] for pixels in neighbours)
         image = np.stack([above, field, below])
     embedding = networks.embed(image, f"slice {header.index}")
-    flags = (*quality_flags(field, networks.domain), *flags)
     return EmbeddedSlice(header.index, header.z_um, embedding, weight_of(flags), flags)

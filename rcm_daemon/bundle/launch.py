@@ -6,8 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from rcm_daemon.bundle.execution import SPIN_US
+
 if TYPE_CHECKING:
-    from rcm_daemon.bundle.provider import ProviderChoice
+    from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,10 @@ class Launch:
     ----------
     folder
         Of the bundle.
+    provider, variant, n_threads, spin_us
+        How its CNN is run, as in `Execution`.
     digest
-        What the bundle there must have; empty = whatever it has.
+        What the bundle there must have, or one of its variants; empty = whatever it has.
     checked
         Whether golden vectors must come out right before the bundle is served.
     public_key
@@ -32,6 +36,8 @@ class Launch:
     digest: str = ""
     checked: bool = False
     public_key: str = ""
+    variant: VariantChoice = "auto"
+    spin_us: int = SPIN_US
 
     def to_argument(self) -> str:
         """Write as one word of a command line."""

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rcm_daemon.errors import BundleError
 
@@ -27,8 +27,12 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
 
 Kind = Literal["single", "context", "partial", "whole"]
+OtherVariant = Literal["int8", "fp16"]
+VariantName = Literal["fp32", OtherVariant]
+"""fp32 is cnn.onnx itself, which every bundle has."""
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 PositiveUm = Annotated[float, Field(gt=0, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Record(BaseModel):
@@ -50,6 +54,31 @@ class BundleFile(_Record):
     n_bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
 
 
+class Variant(_Record):
+    """The same CNN in other numbers: what it computes, and what that cost on validation stacks.
+
+    Attributes
+    ----------
+    network, golden
+        Files of the folder: the ONNX graph, and the embeddings that it gives of the golden slices.
+    embedding_tolerance
+        Largest difference from these on any provider, as a share of their largest value.
+    accuracy, accuracy_fp32
+        Shares of the validation slices labelled as the readers do, with this CNN and with cnn.onnx.
+    agreement
+        Share of them that both label alike.
+    """
+
+    network: PlainName
+    golden: PlainName
+    embedding_tolerance: Annotated[float, Field(gt=0, le=0.5)]
+    n_calibration_slices: Annotated[int, Field(ge=0)]
+    n_validation_slices: Annotated[int, Field(ge=1)]
+    accuracy: Share
+    accuracy_fp32: Share
+    agreement: Share
+
+
 class Provenance(_Record):
     """Where the networks come from: data, seed, commands, versions, ISO date, metrics by flat name."""
 
@@ -62,7 +91,7 @@ class Provenance(_Record):
 
 
 class Manifest(_Record):
-    """One manifest.json, every key required and no other allowed.
+    """One manifest.json; every key but variants is required and no other allowed.
 
     Attributes
     ----------
@@ -80,6 +109,8 @@ class Manifest(_Record):
         Inputs of rcn.onnx, in the order embeddings, z_um, weight.
     files
         Every file of the folder but the manifest itself, by plain name.
+    variants
+        Other forms of the CNN that the folder holds, int8 or fp16.
     """
 
     schema_name: Annotated[Literal["rcm-bundle-1"], Field(alias="schema")]
@@ -94,6 +125,7 @@ class Manifest(_Record):
     z_step_um: tuple[PositiveUm, PositiveUm]
     rcn_inputs: Annotated[tuple[Literal["embeddings", "z_um", "weight"], ...], Field(min_length=1)]
     files: dict[PlainName, BundleFile]
+    variants: dict[OtherVariant, Variant] = {}
     provenance: Provenance
     notice: Annotated[str, Field(min_length=1)]
 
@@ -119,6 +151,13 @@ class Manifest(_Record):
         if MANIFEST_FILE in value:
             raise ValueError(f"must not list {MANIFEST_FILE} itself")
         return value
+
+    @model_validator(mode="after")
+    def _variants_there(self) -> Manifest:
+        named = {name for variant in self.variants.values() for name in (variant.network, variant.golden)}
+        if missing := sorted(named - self.files.keys()):
+            raise ValueError(f"files must list {', '.join(missing)}, which variants name")
+        return self
 
     @property
     def cnn_shape(self) -> tuple[int, ...]:
@@ -183,6 +222,20 @@ def bundle_digest(manifest_bytes: bytes) -> str:
     return hashlib.sha256(manifest_bytes).hexdigest()
 
 
+def variant_digest(digest: str, variant: VariantName) -> str:
+    """Identity (hex) of what makes embeddings: the bundle's own for fp32, another one for each variant.
+
+    Results and the journal carry it, so that embeddings of two variants are never taken for one another's.
+    """
+    return digest if variant == "fp32" else hashlib.sha256(f"{digest} {variant}".encode()).hexdigest()
+
+
+def digests_of(manifest: Manifest, digest: str) -> dict[VariantName, str]:
+    """`variant_digest` of everything that a bundle of this digest holds."""
+    held: tuple[VariantName, ...] = ("fp32", *manifest.variants)
+    return {variant: variant_digest(digest, variant) for variant in held}
+
+
 def write_manifest(
     folder: Path | str,
     *,
@@ -198,6 +251,7 @@ def write_manifest(
     attention_half_width: int = 0,
     embedding_size: int = 256,
     notice: str = NOTICE,
+    variants: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write manifest.json over the files now in `folder`, taking their lengths and digests.
 
@@ -207,6 +261,8 @@ def write_manifest(
         Holds at least cnn.onnx, rcn.onnx, golden.npz and MODEL_CARD.md, and nothing that is not to ship.
     provenance
         Keys data_digest, seed, commands, versions, created, metrics, as in `Provenance`.
+    variants
+        By name, each with the keys of `Variant`; none by default.
 
     Raises
     ------
@@ -214,11 +270,6 @@ def write_manifest(
         A file is missing or the description breaks a rule; nothing is written then.
     """
     folder = Path(folder)
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != MANIFEST_FILE:
-            data = read_plain_file(path, MAX_FILE_BYTES)
-            files[path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
     document = {
         "schema": SCHEMA,
         "name": name,
@@ -231,10 +282,37 @@ def write_manifest(
         "attention_half_width": attention_half_width,
         "z_step_um": list(z_step_um),
         "rcn_inputs": list(rcn_inputs),
-        "files": files,
+        "files": _listed(folder),
+        "variants": dict(variants or {}),
         "provenance": dict(provenance),
         "notice": notice,
     }
+    return _write(folder, document)
+
+
+def rewrite_manifest(folder: Path | str, manifest: Manifest, **changes: Any) -> Manifest:
+    """Write a manifest anew over the files now in `folder`, all else as it was but for `changes`.
+
+    Raises
+    ------
+    BundleError
+        As for `write_manifest`.
+    """
+    folder = Path(folder)
+    document = manifest.model_dump(mode="json", by_alias=True) | {"files": _listed(folder)} | changes
+    return _write(folder, document)
+
+
+def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST_FILE:
+            data = read_plain_file(path, MAX_FILE_BYTES)
+            files[path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "n_bytes": len(data)}
+    return files
+
+
+def _write(folder: Path, document: Mapping[str, Any]) -> Manifest:
     data = (json.dumps(document, indent=2) + "\n").encode()
     manifest = Manifest.parse(data, folder / MANIFEST_FILE)
     (folder / MANIFEST_FILE).write_bytes(data)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.cnn import run_cnn, run_failed
 from rcm_daemon.bundle.dimensions import check_dimensions
 from rcm_daemon.bundle.estimator import estimator_parameters
-from rcm_daemon.bundle.provider import cuda_fault, open_session
+from rcm_daemon.bundle.execution import ON_GPU, SPIN_US, Execution
+from rcm_daemon.bundle.manifest import variant_digest
+from rcm_daemon.bundle.openvino_cnn import openvino_fault
+from rcm_daemon.bundle.provider import cuda_fault, open_session, tensorrt_fault
+from rcm_daemon.bundle.variants import choose
 from rcm_daemon.core.pipeline import Recurrence
-from rcm_daemon.errors import BundleError, DeviceError, InferenceError
+from rcm_daemon.errors import BundleError, InferenceError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from rcm_daemon.bundle.execution import ProviderChoice, ProviderName, VariantChoice
     from rcm_daemon.bundle.manifest import Manifest
-    from rcm_daemon.bundle.provider import ProviderChoice
+    from rcm_daemon.bundle.variants import Chosen
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 _WARM_UP_RUNS = 2
+FAULTS = {
+    "cpu": lambda: "",
+    "openvino": openvino_fault,
+    "cuda": lambda: cuda_fault(),
+    "tensorrt": tensorrt_fault,
+}
+NEEDS = {
+    "openvino": "the package openvino",
+    "cuda": "a working CUDA device and its libraries",
+    "tensorrt": "a working CUDA device and the libraries of TensorRT",
+}
+"""What must be there for a provider that not every machine has, and why it is not."""
 
 
 class Networks:
@@ -27,65 +46,78 @@ class Networks:
 
     Attributes
     ----------
-    manifest, digest
+    manifest
         Of the bundle.
+    digest
+        Of what makes embeddings: the bundle's for fp32, another one for each variant.
     provider
         Where the CNN runs; the recurrent network is faster on the CPU and always runs there.
+    variant, reason
+        Which form of the CNN runs, and why that one.
     n_cnn_runs
         Slices embedded since opening, warm-up not counted.
     estimator_parameters
         Of the bundle's monotone estimator, None where it has none.
     """
 
-    def __init__(self, bundle: VerifiedBundle, cnn: Any, rcn: Any, provider: Literal["cpu", "cuda"]) -> None:
+    def __init__(self, bundle: VerifiedBundle, chosen: Chosen, rcn: Any, provider: ProviderName) -> None:
         self.manifest: Manifest = bundle.manifest
-        self.digest = bundle.digest
+        self.digest = variant_digest(bundle.digest, chosen.variant)
         self.provider = provider
+        self.variant = chosen.variant
+        self.reason = chosen.reason
         self.n_cnn_runs = 0
         self.estimator_parameters = estimator_parameters(bundle)
         self.domain = self.estimator_parameters.domain if self.estimator_parameters else None
-        self._cnn = cnn
+        self._cnn = chosen.cnn
         self._rcn = rcn
         given = {output.name for output in rcn.get_outputs()}
         self._rcn_outputs = ["probabilities", *({"evidence"} & given)]
-        self._gpu_buffers = _GpuBuffers(cnn, bundle.manifest) if provider == "cuda" else None
 
     @classmethod
-    def open(cls, bundle: VerifiedBundle, provider: ProviderChoice = "auto", n_threads: int = 0) -> Networks:
+    def open(
+        cls,
+        bundle: VerifiedBundle,
+        provider: ProviderChoice = "auto",
+        n_threads: int = 0,
+        variant: VariantChoice = "fp32",
+        spin_us: int = SPIN_US,
+    ) -> Networks:
         """Create the sessions from the bundle's bytes.
 
         Parameters
         ----------
-        provider
-            `cuda`: the CNN runs on the GPU or this raises; `cpu`; `auto`: the GPU where it works, else the
-            CPU, without a word.
-        n_threads
-            CPU threads of the CNN, 0 = one a core.
+        provider, variant, n_threads, spin_us
+            As in `Execution`.
 
         Raises
         ------
         BundleError
             A network cannot be loaded, its dimensions disagree with the manifest or with the other network,
-            or CUDA was asked for and is not there.
+            what was asked for is not there, or a variant computes something else than where it was made.
         """
+        execution = Execution(provider, variant, n_threads, spin_us)
         rcn = open_session(bundle.files["rcn.onnx"], "rcn.onnx", "cpu", 1)
-        on_cpu = open_session(bundle.files["cnn.onnx"], "cnn.onnx", "cpu", n_threads)
-        check_dimensions(bundle.manifest, on_cpu, rcn, bundle.folder)
-        if provider == "cpu":
-            return cls(bundle, on_cpu, rcn, "cpu")
-        fault = cuda_fault()
+        if provider == "auto":
+            if not cuda_fault():
+                with contextlib.suppress(BundleError, InferenceError):
+                    return cls._on("cuda", bundle, rcn, execution)
+            return cls._on("cpu", bundle, rcn, execution)
+        fault = FAULTS[provider]()
         if fault:
-            if provider == "cuda":
-                raise BundleError(f"provider cuda needs a working CUDA device and its libraries, but {fault}")
-            return cls(bundle, on_cpu, rcn, "cpu")
+            raise BundleError(f"provider {provider} needs {NEEDS[provider]}, but {fault}")
         try:
-            on_gpu = open_session(bundle.files["cnn.onnx"], "cnn.onnx", "cuda", n_threads)
-            networks = cls(bundle, on_gpu, rcn, "cuda")
-            networks.warm_up()
-        except (BundleError, InferenceError) as error:
-            if provider == "cuda":
-                raise BundleError(str(error)) from error
-            return cls(bundle, on_cpu, rcn, "cpu")
+            return cls._on(provider, bundle, rcn, execution)
+        except InferenceError as error:
+            raise BundleError(str(error)) from error
+
+    @classmethod
+    def _on(cls, provider: ProviderName, bundle: VerifiedBundle, rcn: Any, execution: Execution) -> Networks:
+        chosen = choose(bundle, provider, execution)
+        check_dimensions(bundle.manifest, chosen.cnn, rcn, bundle.folder)
+        networks = cls(bundle, chosen, rcn, provider)
+        if provider in ON_GPU:
+            networks.warm_up()  # what fails on a GPU often fails in its first run only
         return networks
 
     def embed(self, image: npt.NDArray[np.uint8], name: str = "this slice") -> npt.NDArray[np.float32]:
@@ -113,7 +145,7 @@ class Networks:
             raise InferenceError(
                 f"the CNN takes uint8 {list(shape)}, got {image.dtype} {list(image.shape)} for {name}"
             )
-        embedding = self._run_cnn(image, name)
+        embedding = run_cnn(self._cnn, image, self.manifest.embedding_size, name)
         self.n_cnn_runs += 1
         n_bad = int(np.count_nonzero(~np.isfinite(embedding)))
         if n_bad:
@@ -178,7 +210,7 @@ class Networks:
         try:
             probabilities, *others = self._rcn.run(self._rcn_outputs, feed)
         except Exception as error:  # ONNX Runtime's own classes share no base
-            raise InferenceError(_failed("recurrent network", f"a stack of {n} slices", error)) from error
+            raise InferenceError(run_failed("recurrent network", f"a stack of {n} slices", error)) from error
         if probabilities.shape != (n, 3) or not np.all(np.abs(probabilities.sum(axis=1) - 1) < 1e-3):
             raise InferenceError(f"probabilities must be [{n}, 3] with rows that sum to 1, got others")
         evidence = others[0] if others else None
@@ -188,47 +220,12 @@ class Networks:
 
     def warm_up(self) -> None:
         """Run both networks until their first-run costs (allocation, algorithm choice) are paid."""
-        blank = np.zeros(self.manifest.cnn_shape, dtype=np.uint8)
         for _ in range(_WARM_UP_RUNS):
-            embedding = self._run_cnn(blank, "warm-up")
+            embedding = self.keep_warm()
         for n in (1, min(2, self.manifest.max_slices or 2)):
             self.label(np.repeat(embedding[None], n, axis=0), np.arange(n) * 3.0, np.ones(n))
 
-    def _run_cnn(self, image: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.float32]:
-        batch = np.ascontiguousarray(image)[None]
-        try:
-            if self._gpu_buffers is not None:
-                embedding = self._gpu_buffers.run(batch)
-            else:
-                embedding = np.asarray(self._cnn.run(["embeddings"], {"slices": batch})[0][0])
-        except Exception as error:  # ONNX Runtime's own classes share no base
-            raise DeviceError(_failed("CNN", name, error)) from error
-        size = self.manifest.embedding_size
-        if embedding.shape != (size,):
-            raise InferenceError(f"the CNN must give {size} values, got {list(embedding.shape)} for {name}")
-        return embedding
-
-
-class _GpuBuffers:
-    """One input buffer on the GPU, filled in place for every slice (IO binding with a fixed batch of one)."""
-
-    def __init__(self, session: Any, manifest: Manifest) -> None:
-        import onnxruntime as ort
-
-        self._session = session
-        self._slices = ort.OrtValue.ortvalue_from_shape_and_type(
-            [1, *manifest.cnn_shape], np.uint8, "cuda", 0
-        )
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input("slices", self._slices)
-        self._binding.bind_output("embeddings", "cpu")
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        self._slices.update_inplace(batch)
-        self._session.run_with_iobinding(self._binding)
-        return np.array(self._binding.copy_outputs_to_cpu()[0][0], dtype=np.float32)
-
-
-def _failed(network: str, name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300].rstrip(". ")
-    return f"the {network} must answer, but its run failed for {name}: {reason}"
+    def keep_warm(self) -> npt.NDArray[np.float32]:
+        """Run the CNN on a black slice: a GPU left alone for 0.1 s is many times slower at its next run."""
+        blank = np.zeros(self.manifest.cnn_shape, dtype=np.uint8)
+        return run_cnn(self._cnn, blank, self.manifest.embedding_size, "warm-up")

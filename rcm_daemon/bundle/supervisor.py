@@ -199,9 +199,12 @@ class Supervisor:
         self._due_s = None
         if fields["kind"] == "ready":
             del fields["kind"]
-            self.bundle = BundleInfo(**fields)
+            found = BundleInfo(**fields)
+            self.bundle = replace(found, reason=self.bundle.reason) if self.bundle is not None else found
             # Golden vectors are a matter of the first start; a later one is to be quick.
-            self._launch = replace(self._launch, digest=self.bundle.digest, checked=False)
+            # What was chosen stays chosen: embeddings of two variants must not meet in one stack.
+            digest, variant = self.bundle.digest, self.bundle.variant
+            self._launch = replace(self._launch, digest=digest, variant=variant, checked=False)
             self.is_ready = True
             self._pause_s = FIRST_PAUSE_S
             return Ready(self.bundle)

@@ -7,7 +7,9 @@ ends when its channel closes.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -27,15 +29,23 @@ from rcm_daemon.bundle.channel import (
 )
 from rcm_daemon.bundle.check import check_golden
 from rcm_daemon.bundle.embedding import embed_slice
+from rcm_daemon.bundle.execution import ON_GPU
 from rcm_daemon.bundle.launch import Launch
+from rcm_daemon.bundle.manifest import digests_of
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.quality import repeats, weights_in_stack
 from rcm_daemon.core.records import Slice, SliceHeader
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
 if TYPE_CHECKING:
+    from rcm_daemon.core.pipeline import Recurrence
     from rcm_daemon.core.stack import EmbeddedSlice
 
+KEEP_WARM_EVERY_S = 0.05
+KEPT_WARM_S = 10.0
+"""A GPU that had nothing to do for 0.1 s is up to ten times slower at the next slice: so long after the last
+one it runs a black slice so often."""
 EXIT_DEVICE = 70  # EX_SOFTWARE: the device failed under a run, only a new process recovers
 _PR_SET_PDEATHSIG = 1
 
@@ -52,7 +62,8 @@ def open_networks(launch: Launch) -> Networks:
     public_key = bytes.fromhex(launch.public_key) if launch.public_key else None
     bundle = load_verified(Path(launch.folder), public_key)
     manifest = bundle.manifest
-    if launch.digest and bundle.digest != launch.digest:
+    digests = digests_of(manifest, bundle.digest)
+    if launch.digest and launch.digest not in digests.values():
         raise BundleError(
             f"the bundle in {bundle.folder} must have digest {launch.digest[:12]}, got {bundle.digest[:12]}"
         )
@@ -61,7 +72,9 @@ def open_networks(launch: Launch) -> Networks:
             f"a daemon labels the newest slice before the one below it is there, bundle {manifest.name} "
             f"needs both: label recorded stacks with rcm-daemon replay"
         )
-    networks = Networks.open(bundle, launch.provider, launch.n_threads)
+    networks = Networks.open(
+        bundle, launch.provider, launch.n_threads, variant=launch.variant, spin_us=launch.spin_us
+    )
     if launch.checked:
         for item in check_golden(bundle, networks):
             if not item.ok:
@@ -80,31 +93,66 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
     """
     fields, _ = decode(request)
     started_ns = time.monotonic_ns()
+    finished_ns = 0
     try:
         if fields["kind"] == "embed":
-            header = SliceHeader.model_validate(fields["header"], strict=False)
-            new = embed_slice(networks, Slice(header, memory.read(fields["n_bytes"])))
-            reply, payload = _embedded(new), new.embedding.astype(np.float32, copy=False).tobytes()
+            # What the daemon sends has been validated there.
+            header = SliceHeader.model_construct(**fields["header"])
+            n_bytes = fields["n_bytes"]
+            new = embed_slice(networks, Slice(header, memory.read(n_bytes)))
+            finished_ns = time.monotonic_ns()
+            payload = new.embedding.astype(np.float32, copy=False).tobytes()
+            reply = {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
+            reply |= {"n_bytes": len(payload), "error": ""}
+            if fields["n"]:
+                try:
+                    payload += _label_with(networks, memory, new, fields)
+                except InferenceError as error:  # the embedding is good all the same
+                    reply["error"] = str(error)
         else:
             stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
-            given = networks.recur(*stack)
-            reply, payload = {"kind": "labelled"}, given.probabilities.tobytes()
-            if given.evidence is not None:
-                payload += given.evidence.tobytes()
+            reply, payload = {"kind": "labelled"}, _recurrence_bytes(networks.recur(*stack))
     except InferenceError as error:
-        if isinstance(error, DeviceError) and networks.provider != "cpu":
+        if isinstance(error, DeviceError) and networks.provider in ON_GPU:
             raise
         reply, payload = {"kind": "failed", "error": str(error)}, b""
     except Exception as error:  # a fault of one slice must not end the process that serves all
         reason = " ".join(str(error).split())[:200]
         reply = {"kind": "failed", "error": f"inference failed: {type(error).__name__}: {reason}"}
         payload = b""
-    reply |= {"started_ns": started_ns, "finished_ns": time.monotonic_ns()}
+    reply |= {"started_ns": started_ns, "finished_ns": finished_ns or time.monotonic_ns()}
     return encode(reply, payload)
 
 
-def _embedded(new: EmbeddedSlice) -> dict[str, Any]:
-    return {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
+def _label_with(networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any]) -> bytes:
+    """Label the stack of a slice just embedded, whose row there is still empty."""
+    rows = memory.read_stack(fields["n"], networks.manifest.embedding_size, fields["n_bytes"])
+    embeddings, z_um, weight = rows[0].copy(), rows[1], rows[2].copy()
+    embeddings[fields["place"]], weight[fields["place"]] = new.embedding, new.weight
+    # Only now is it known whether it repeats the slice above, or the one below repeats it.
+    weight = weights_in_stack(weight, repeats(embeddings))
+    return _recurrence_bytes(networks.recur(embeddings, z_um, weight))
+
+
+def _recurrence_bytes(given: Recurrence) -> bytes:
+    evidence = b"" if given.evidence is None else given.evidence.tobytes()
+    return given.probabilities.tobytes() + evidence
+
+
+def next_request(channel: socket.socket, networks: Networks) -> bytes:
+    """Wait for a request, keeping a GPU warm between those of one stack; empty when the channel closed.
+
+    Raises
+    ------
+    DeviceError
+        The GPU failed meanwhile.
+    """
+    if networks.provider in ON_GPU:
+        for _ in range(round(KEPT_WARM_S / KEEP_WARM_EVERY_S)):
+            if select.select([channel], [], [], KEEP_WARM_EVERY_S)[0]:
+                break
+            networks.keep_warm()
+    return channel.recv(MAX_MESSAGE_BYTES)
 
 
 def main() -> None:
@@ -131,11 +179,15 @@ def main() -> None:
         networks.provider,
         manifest.embedding_size,
         parameters.model_dump_json(by_alias=True) if parameters is not None else "",
+        networks.variant,
+        networks.reason,
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))
+    gc.collect()
+    gc.freeze()  # networks and modules stay, and need not be looked through again and again
     try:
-        while request := channel.recv(MAX_MESSAGE_BYTES):
+        while request := next_request(channel, networks):
             channel.send(answer(networks, memory, request))
     except DeviceError as error:
         print(f"worker: {error}", file=sys.stderr, flush=True)

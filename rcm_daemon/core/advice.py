@@ -7,6 +7,7 @@ another repeats it.
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,8 +44,10 @@ def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
     ahead = posterior.depths_um[posterior.n_slices :]
     candidates = np.concatenate([between, ahead[ahead <= deepest + FARTHEST_UM]])
     first, second = (np.interp(candidates, posterior.depths_um, cdf) for cdf in posterior.cdf)
-    strata = np.stack([1 - first, first - second, second]).clip(1e-12, 1.0)
-    entropy = -(strata * np.log(strata)).sum(axis=0)
+    strata = np.array([1 - first, first - second, second])
+    np.maximum(strata, 1e-12, out=strata)
+    strata *= np.log(strata)
+    entropy = -strata.sum(axis=0)
     place = np.searchsorted(imaged, candidates)
     above = candidates - imaged[place - 1]
     below = np.where(place < len(imaged), imaged[np.minimum(place, len(imaged) - 1)] - candidates, np.inf)
@@ -53,7 +56,7 @@ def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
     if all_found and gain[best] < LEAST_GAIN:
         return Advice("stop")
     z_um = float(candidates[best])
-    step_um = float(np.median(np.diff(imaged))) if len(imaged) > 1 else FULL_GAIN_UM
+    step_um = statistics.median((imaged[1:] - imaged[:-1]).tolist()) if len(imaged) > 1 else FULL_GAIN_UM
     if gain[best] < LEAST_GAIN or 0 < z_um - deepest <= NEXT_STEPS * step_um:
         return Advice("continue")
     return Advice("acquire_at", z_um)

@@ -144,7 +144,7 @@ def monotone_estimate(
     first, second = (_boundary(posterior, k, statuses[k], parameters, share_seen) for k in (0, 1))
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
-    settled = np.take_along_axis(strata, labels[:, None], axis=1)[:, 0] >= parameters.settled_probability
+    settled = strata[np.arange(len(labels)), labels] >= parameters.settled_probability
     return StrataEstimate(
         labels=labels,
         probabilities=probabilities,

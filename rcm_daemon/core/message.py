@@ -172,7 +172,7 @@ def build_message(
         "n_lost": n_lost,
         "index": [s.index for s in slices],
         "z_um": [s.z_um for s in slices],
-        "label": [STRATA[k] for k in estimate.labels] if estimate else [],
+        "label": [STRATA[k] for k in estimate.labels.tolist()] if estimate else [],
         "probability": _rows(estimate.probabilities) if estimate else [],
         "posterior": _rows(estimate.posterior) if estimate else [],
         "settled": estimate.settled.tolist() if estimate else [],

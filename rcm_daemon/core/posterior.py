@@ -19,6 +19,7 @@ Shapes: n slices, F depths ahead, G = n + F + 1 gaps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ AHEAD_UM = np.array([4.0, 8, 12, 16, 20, 26, 32, 40, 48, 58, 70, 84, 100, 120, 1
 """Depths below the newest slice at which the forecast is worked out."""
 N_ABOVE = 4
 """Places a boundary above the first slice is taken to be at, equally likely under the prior's tail."""
+LOG_TAIL = np.log((np.arange(N_ABOVE) + 0.5) / N_ABOVE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ class BoundaryPosterior:
     def strata(self) -> Floats:
         """[n, 3] probability of each stratum at each slice."""
         first, second = self.cdf[:, : self.n_slices]
-        return np.stack([1.0 - first, first - second, second], axis=1)
+        strata = np.empty((self.n_slices, 3))
+        np.subtract(1.0, first, out=strata[:, 0])
+        np.subtract(first, second, out=strata[:, 1])
+        strata[:, 2] = second
+        return strata
 
     def of_labels(self, labels: NDArray[np.int64]) -> float:
         """Probability of the pair of gaps that labels [n], never falling, imply."""
@@ -119,9 +125,12 @@ def depth_shares_um(z_um: Floats) -> Floats:
     """
     if len(z_um) == 1:
         return np.array([LONE_UM])
-    gaps = np.diff(z_um)
-    padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
-    return np.asarray(np.minimum((padded[:-1] + padded[1:]) / 2, WIDEST_UM))
+    gaps = z_um[1:] - z_um[:-1]
+    shares = np.concatenate([gaps[:1], gaps])
+    shares[:-1] += gaps
+    shares[-1] += gaps[-1]
+    shares *= 0.5
+    return np.asarray(np.minimum(shares, WIDEST_UM, out=shares))
 
 
 def boundary_posterior(
@@ -154,24 +163,30 @@ def boundary_posterior(
     joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
     joint = joint[N_ABOVE - 1 :]
     joint /= joint.sum()
-    cdf = np.cumsum(np.stack([joint.sum(axis=1), joint.sum(axis=0)])[:, :-1], axis=1)
-    return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0), n)
+    cdf = np.empty((2, len(depths)))
+    np.cumsum(joint.sum(axis=1)[:-1], out=cdf[0])
+    np.cumsum(joint.sum(axis=0)[:-1], out=cdf[1])
+    return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0, out=cdf), n)
 
 
 def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:
     """Prior mass [N_ABOVE - 1 + G, G] of every pair of gaps; the gap above the start has `N_ABOVE` rows."""
     edge = _logistic((below_first_um - prior.start_um) / prior.start_scale_um)
-    mass = np.diff(edge, prepend=0.0, append=1.0)
-    middle = (below_first_um[:-1] + below_first_um[1:]) / 2
+    n_above, n_depths = N_ABOVE, len(below_first_um)
     # The tail of a logistic is an exponential of the same scale.
-    above = prior.start_scale_um * np.log((np.arange(N_ABOVE) + 0.5) / N_ABOVE)
-    place = np.concatenate([above, middle, below_first_um[-1:]])
-    mass = np.concatenate([np.full(N_ABOVE, mass[0] / N_ABOVE), mass[1:]])
+    place = np.empty(n_above + n_depths)
+    place[:n_above] = prior.start_scale_um * LOG_TAIL
+    place[n_above:-1] = (below_first_um[:-1] + below_first_um[1:]) / 2
+    place[-1] = below_first_um[-1]
+    mass = np.empty(n_above + n_depths)
+    mass[:n_above] = edge[0] / n_above
+    np.subtract(edge[1:], edge[:-1], out=mass[n_above:-1])
+    mass[-1] = 1.0 - edge[-1]
     # exp(-(z - place - thickness) / scale) is a factor a column times one a row: no exponential a pair.
     scale = prior.thickness_scale_um
-    column = np.exp(np.clip(-(below_first_um - prior.thickness_um) / scale, -300.0, 300.0))
-    row = np.exp(np.clip(place / scale, -300.0, 300.0))
-    cut = float(_logistic(np.asarray((prior.thinnest_um - prior.thickness_um) / scale)))
+    column = _exp((below_first_um - prior.thickness_um) / -scale)
+    row = _exp(place / scale)
+    cut = 1.0 / (1.0 + math.exp(-(prior.thinnest_um - prior.thickness_um) / scale))
     within = np.multiply.outer(row, column)
     within += 1.0
     np.reciprocal(within, out=within)
@@ -186,5 +201,12 @@ def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:
     return np.maximum(pairs, 0.0, out=pairs)
 
 
+def _exp(x: Floats) -> Floats:
+    """Return the exponential, held where its square is still a number; x is spent."""
+    np.maximum(x, -300.0, out=x)
+    np.minimum(x, 300.0, out=x)
+    return np.exp(x, out=x)
+
+
 def _logistic(x: Floats) -> Floats:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -600.0, 600.0))))
+    return np.asarray(1.0 / (1.0 + _exp(-x)))

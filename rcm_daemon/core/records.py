@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -55,6 +56,7 @@ def _encodable(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=256)  # every slice of a stack bears its id
 def _safe_id(text: str) -> str:
     """Refuse ids that could pass for a path or for another id."""
     if not text.isprintable():

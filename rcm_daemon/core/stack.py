@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from rcm_daemon.core.quality import OUT_OF_DOMAIN, REPEATED, repeats, weight_of
+from rcm_daemon.core.quality import OUT_OF_DOMAIN, REPEATED, repeats, weight_of, weights_in_stack
 from rcm_daemon.core.records import Slice
 
 if TYPE_CHECKING:
@@ -64,20 +65,21 @@ class PartialStack:
         return np.array([s.z_um for s in self.slices], np.float64)
 
     @cached_property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Which slices show the same picture as the one above [n]."""
+        return repeats(self.embeddings) if self.slices else np.zeros(0, np.bool_)
+
+    @property
     def flags(self) -> tuple[tuple[str, ...], ...]:
         """Flags of each slice [n]: its own, and whether it shows the same picture as the one above it."""
-        if not self.slices:
-            return ()
-        same = repeats(self.embeddings).tolist()
-        return tuple(
-            (*s.flags, REPEATED) if again else s.flags for s, again in zip(self.slices, same, strict=True)
-        )
+        pairs = zip(self.slices, self.repeated.tolist(), strict=True)
+        return tuple((*s.flags, REPEATED) if again else s.flags for s, again in pairs)
 
     @property
     def weight(self) -> NDArray[np.float32]:
         """Weights [n]."""
-        weights = [min(s.weight, weight_of(own)) for s, own in zip(self.slices, self.flags, strict=True)]
-        return np.array(weights, np.float32)
+        own = [min(s.weight, weight_of(s.flags)) if s.flags else s.weight for s in self.slices]
+        return weights_in_stack(np.array(own, np.float32), self.repeated)
 
 
 class Received:
@@ -195,10 +197,11 @@ class Acquisition:
         """What is to be known of the stack as a whole, from a closed list."""
         found = []
         by_index = [self.received[i].z_um for i in sorted(self.received)]
-        steps = np.diff(by_index)
+        n_falling = sum(b < a for a, b in pairwise(by_index))
+        n_rising = sum(b > a for a, b in pairwise(by_index))
         if self.start is None:
             found.append("start_missing")
-        if (steps < 0).sum() > (steps > 0).sum():
+        if n_falling > n_rising:
             found.append("z_reversed")
         if len(set(by_index)) < len(by_index):
             found.append("equal_z")

@@ -80,16 +80,15 @@ def parse(frames: Sequence[bytes | bytearray | memoryview]) -> Message:
         detail = f"expected a frame with one JSON object, got {len(frames)} frame(s) without"
         raise Rejection(Rule.NOT_JSON, detail)
     fields = _read_json(body[0])
-    origin = _identify(fields)
-    kind = _check_schema(fields, origin)
+    kind = _check_schema(fields)
     try:
         header = kind.model_validate(fields)
     except ValidationError as error:
-        _raise_for(error, fields, origin)
+        _raise_for(error, fields)
     if isinstance(header, SliceHeader):
-        return Slice(header, _check_blob(header, body, origin))
+        return Slice(header, _check_blob(header, body, fields))
     if len(body) != 1:
-        raise Rejection(Rule.FRAME_COUNT, f"a {header.htype} has 1 frame, got {len(body)}", origin)
+        raise Rejection(Rule.FRAME_COUNT, f"a {header.htype} has 1 frame, got {len(body)}", _identify(fields))
     return header
 
 
@@ -110,12 +109,7 @@ def _read_json(frame: bytes | bytearray | memoryview) -> dict[str, Any]:
     if size > MAX_HEADER_BYTES:
         raise Rejection(Rule.HEADER_TOO_LARGE, f"a header has at most {MAX_HEADER_BYTES} bytes, got {size}")
     text = bytes(frame)
-    depth = deepest = 0
-    for match in _STRINGS_AND_BRACKETS.finditer(text):
-        token = match.group()[:1]
-        depth += (token in b"[{") - (token in b"]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
+    if (deepest := _depth(text)) > MAX_DEPTH:
         raise Rejection(Rule.NESTED_TOO_DEEPLY, f"a header nests at most {MAX_DEPTH} deep, got {deepest}")
     try:
         fields = json.loads(
@@ -130,6 +124,19 @@ def _read_json(frame: bytes | bytearray | memoryview) -> dict[str, Any]:
     except ValueError as error:
         raise Rejection(Rule.NOT_JSON, f"the header is not JSON ({str(error)[:120]})") from None
     return fields  # type: ignore[no-any-return]  # `{` opens the text, so it is an object
+
+
+def _depth(text: bytes) -> int:
+    """Return how deep a text nests; where it opens no more brackets than are allowed, how many it opens."""
+    n_opened = text.count(b"[") + text.count(b"{")
+    if n_opened <= MAX_DEPTH:  # a header of any sane sender
+        return n_opened
+    depth = deepest = 0
+    for match in _STRINGS_AND_BRACKETS.finditer(text):
+        token = match.group()[:1]
+        depth += (token in b"[{") - (token in b"]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -156,24 +163,24 @@ def _identify(fields: dict[str, Any]) -> Origin:
     return Origin(**known, htype=htype if isinstance(htype, str) and htype in _HEADERS else "")
 
 
-def _check_schema(
-    fields: dict[str, Any], origin: Origin
-) -> type[StackStart | SliceHeader | StackEnd | Heartbeat]:
+def _check_schema(fields: dict[str, Any]) -> type[StackStart | SliceHeader | StackEnd | Heartbeat]:
     schema = fields.get("schema")
     if schema != SLICE_SCHEMA:
         if isinstance(schema, str) and re.fullmatch(r"rcm-slice-[0-9]{1,9}", schema):
             detail = f"{schema} is not served; versions served: {SLICE_SCHEMA}"
-            raise Rejection(Rule.UNKNOWN_VERSION, detail, origin)
-        raise Rejection(Rule.WRONG_SCHEMA, f"schema must be {SLICE_SCHEMA}, got {_shown(schema)}", origin)
+            raise Rejection(Rule.UNKNOWN_VERSION, detail, _identify(fields))
+        detail = f"schema must be {SLICE_SCHEMA}, got {_shown(schema)}"
+        raise Rejection(Rule.WRONG_SCHEMA, detail, _identify(fields))
     htype = fields.get("htype")
     if not isinstance(htype, str) or htype not in _HEADERS:
         detail = f"htype is one of {', '.join(_HEADERS)}, got {_shown(htype)}"
-        raise Rejection(Rule.UNKNOWN_HTYPE, detail, origin)
+        raise Rejection(Rule.UNKNOWN_HTYPE, detail, _identify(fields))
     return _HEADERS[htype]
 
 
-def _raise_for(error: ValidationError, fields: dict[str, Any], origin: Origin) -> NoReturn:
+def _raise_for(error: ValidationError, fields: dict[str, Any]) -> NoReturn:
     """Name the first broken key, missing ones first, with what was expected and what came."""
+    origin = _identify(fields)
     faults = error.errors(include_url=False)
     where = f"{fields['htype']} {origin.index if origin.index >= 0 else ''}".strip()
     if origin.stack_id:
@@ -188,28 +195,32 @@ def _raise_for(error: ValidationError, fields: dict[str, Any], origin: Origin) -
     raise Rejection(rule, f"{key} of {where}: {expected}, got {_shown(fields[key])}", origin)
 
 
-def _check_blob(header: SliceHeader, body: list[Any], origin: Origin) -> memoryview:
+def _check_blob(header: SliceHeader, body: list[Any], fields: dict[str, Any]) -> memoryview:
     where = f"slice {header.index} of {_shown(header.stack_id)}"
+
+    def refused(rule: Rule, detail: str) -> Rejection:
+        return Rejection(rule, detail, _identify(fields))
+
     if len(body) != 2:
-        raise Rejection(Rule.FRAME_COUNT, f"{where} has 2 frames, JSON and bytes, got {len(body)}", origin)
+        raise refused(Rule.FRAME_COUNT, f"{where} has 2 frames, JSON and bytes, got {len(body)}")
     blob = memoryview(body[1]).cast("B")
     rows, columns = header.shape
     dtype = DTYPES[header.dtype]
     expected = rows * columns * dtype.itemsize
     if expected > MAX_SLICE_BYTES:
         detail = f"{where} claims {expected} bytes, at most {MAX_SLICE_BYTES} are served"
-        raise Rejection(Rule.TOO_LARGE, detail, origin)
+        raise refused(Rule.TOO_LARGE, detail)
     if blob.nbytes != expected:
         detail = f"{where} is {rows} x {columns} {header.dtype} = {expected} bytes, got {blob.nbytes}"
-        raise Rejection(Rule.PAYLOAD_LENGTH, detail, origin)
+        raise refused(Rule.PAYLOAD_LENGTH, detail)
     if header.max_value > 2 ** (8 * dtype.itemsize) - 1:
         detail = f"max_value of {where}: at most the largest {header.dtype}, got {header.max_value}"
-        raise Rejection(Rule.BAD_VALUE, detail, origin)
+        raise refused(Rule.BAD_VALUE, detail)
     if header.crc32:
         crc32 = zlib.crc32(blob)
         if crc32 != header.crc32:
             detail = f"{where} has crc32 {crc32}, its header says {header.crc32}"
-            raise Rejection(Rule.CRC_MISMATCH, detail, origin)
+            raise refused(Rule.CRC_MISMATCH, detail)
     return blob
 
 

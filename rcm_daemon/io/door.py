@@ -122,7 +122,7 @@ class Door:
         """Count what has been refused since the last call, at most so much a turn; restore broken lines."""
         for watched in self._monitors.values():
             for _ in range(MAX_EVENTS_A_TURN):
-                if not watched.monitor.poll(0):
+                if not int(watched.monitor.get(zmq.EVENTS)) & zmq.POLLIN:  # costs far less than poll(0)
                     break
                 event = zmq.Event(recv_monitor_message(watched.monitor)["event"])
                 if event in REASONS:

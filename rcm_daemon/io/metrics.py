@@ -72,7 +72,7 @@ class _Health(Collector):
         for which, count in zip(shown["refused_connection"], shown["refused_count"], strict=True):
             refused.add_metric(which.split("/"), count)
         yield refused
-        keys = ("daemon_version", "bundle_name", "bundle_digest", "provider")
+        keys = ("daemon_version", "bundle_name", "bundle_digest", "provider", "variant")
         yield InfoMetricFamily("rcm_daemon", "What is served.", {key: shown[key] for key in keys})
 
 

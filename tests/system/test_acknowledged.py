@@ -155,18 +155,21 @@ def test_revisions_go_on_by_one_over_a_clean_restart(tmp_path, bundle, endpoint)
 def test_revisions_go_on_by_one_though_nothing_of_the_stack_was_on_disk(tmp_path, bundle):
     """Killed while the disk is full: the stack begins anew, its numbers do not."""
     daemon = Daemon(tmp_path, bundle)
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    # The limit goes for memory shared with the worker too: it has its size after a slice.
+    controller.send_multipart(sender.slice("before", 0, picture(0, FIELD)))
+    results.until(n_slices=1)
     n_bytes = (tmp_path / "state/journal.db-wal").stat().st_size
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (n_bytes, -1))
-    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
     for index in range(4):
         controller.send_multipart(sender.slice("s", index, picture(index, FIELD)))
-        assert results.until(n_slices=index + 1)["revision"] == index + 1
+        assert results.until(stack_id="s", n_slices=index + 1)["revision"] == index + 1
     daemon.kill()
     daemon = Daemon(tmp_path, bundle)
     assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"] == []
     results, controller = daemon.subscribe(), daemon.controller()
     controller.send_multipart(sender.slice("s", 4, picture(4, FIELD)))
-    message = results.until(n_slices=1)
+    message = results.until(stack_id="s", n_slices=1)
     assert (message["revision"], message["acquisition"], message["missing_index"]) == (5, 1, [0, 1, 2, 3])
     assert daemon.stop() == 0
 

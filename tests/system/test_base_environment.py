@@ -62,6 +62,15 @@ def test_the_trainer_says_what_to_install(base):
     assert "rcm-daemon[trainer]" in done.stderr
 
 
+def test_openvino_is_an_extra_and_the_daemon_says_so(base):
+    done = run(program(base, "rcm-daemon"), "check", "--provider", "openvino")
+    assert done.returncode == 1
+    assert (
+        "FAIL networks: provider openvino needs the package openvino, but it is not installed" in done.stdout
+    )
+    assert "rcm-daemon[openvino]" in done.stdout
+
+
 def test_the_demo_finds_both_boundaries(base, tmp_path):
     plot = tmp_path / "demo.png"
     done = subprocess.run(

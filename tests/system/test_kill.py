@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from kills import run_kills
 
@@ -11,7 +13,7 @@ from kills import run_kills
 @pytest.mark.hazard("H50")
 @pytest.mark.timeout(600)
 def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
-    report = run_kills(tmp_path, 20, seed=7)
+    report = run_kills(tmp_path, 20, 7, threading.Event())
     with capsys.disabled():
         print(f"\n{report}")
     assert not report.faults
@@ -23,7 +25,7 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
 @pytest.mark.hazard("H26")
 @pytest.mark.timeout(7_200)
 def test_five_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
-    report = run_kills(tmp_path, 500, seed=11)
+    report = run_kills(tmp_path, 500, 11, threading.Event())
     with capsys.disabled():
         print(f"\n{report}")
     assert not report.faults

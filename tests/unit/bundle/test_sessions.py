@@ -284,6 +284,21 @@ def test_driver_that_does_not_load_counts_as_no_device(monkeypatch: pytest.Monke
     assert cuda_fault() == "no NVIDIA driver was found"
 
 
+@pytest.mark.hazard("H46")
+def test_tensorrt_without_its_libraries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    write_bundle(tmp_path)
+    bundle = load_verified(tmp_path)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(BundleError, match=r"provider tensorrt needs .*, but .* is built without TensorRT"):
+        Networks.open(bundle, "tensorrt")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "tensorrt_libs", None)
+    with pytest.raises(BundleError, match=r'not installed: pip install "rcm-daemon\[tensorrt\]"'):
+        Networks.open(bundle, "tensorrt")
+
+
 HIDDEN_DEVICE = """
 import sys
 from rcm_daemon.bundle import sessions

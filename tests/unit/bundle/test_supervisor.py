@@ -14,6 +14,7 @@ from tiny_bundle import FIELD, write_bundle
 
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.supervisor import Answer, Died, Ready, Supervisor
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
 PATIENCE_S = 60.0
@@ -37,16 +38,15 @@ class Bench:
             self.events += self.supervisor.advance(time.monotonic())
         return self.events.pop(0)
 
-    def embed(self, image):
+    def embed(self, image, **label_along):
         self.supervisor.memory.write(memoryview(image).cast("B"))
         header = {
             "instrument": "m1", "run_id": "r", "msg_number": 0, "stack_id": "s", "index": 3, "z_um": 9.0,
             "shape": list(FIELD), "dtype": "uint8", "max_value": 0, "byte_order": "little", "encoding": "raw",
             "pixel_size_um": 0.5, "crc32": 0, "time_s": 0, "time_ns": 0,
         }  # fmt: skip
-        self.supervisor.request(
-            {"kind": "embed", "n_bytes": image.nbytes, "header": header}, time.monotonic()
-        )
+        fields = {"kind": "embed", "n_bytes": image.nbytes, "header": header, "n": 0}
+        self.supervisor.request(fields | label_along, time.monotonic())
 
     def close(self):
         self.supervisor.close()
@@ -92,6 +92,30 @@ def test_it_embeds_and_labels_as_the_networks_do_here(bench, bundle):
     labelled = bench.next()
     expected = networks.label(stack.embeddings, stack.z_um, stack.weight)
     assert np.array_equal(np.frombuffer(labelled.payload, np.float32).reshape(3, 3), expected)
+
+
+@pytest.mark.parametrize("seed", [1, 0, 2])  # a picture of its own, that of the slice above, of the one below
+def test_a_slice_is_embedded_and_its_stack_labelled_in_one_request(bench, bundle, seed):
+    from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.bundle.verify import load_verified
+
+    networks = Networks.open(load_verified(bundle), "cpu")
+    bench.next()
+    before = [EmbeddedSlice(i, 9.0 * i, networks.embed(image(i))) for i in (0, 2)]
+    empty = EmbeddedSlice(1, 9.0, np.zeros_like(before[0].embedding), 0.0)
+    new = image(seed)
+    bench.supervisor.memory.write_stack(PartialStack((before[0], empty, before[1])), new.nbytes)
+    bench.embed(new, n=3, place=1)
+    answer = bench.next()
+    n_bytes = answer.fields["n_bytes"]
+    embedding = np.frombuffer(answer.payload[:n_bytes], np.float32)
+    assert np.array_equal(embedding, networks.embed(new))
+    weight = weight_of(answer.fields["flags"])
+    whole = PartialStack((before[0], EmbeddedSlice(1, 9.0, embedding, weight), before[1]))
+    assert bool(whole.weight[1]) is (seed != 0)
+    assert bool(whole.weight[2]) is (seed != 2)
+    expected = networks.label(whole.embeddings, whole.z_um, whole.weight)
+    assert np.array_equal(np.frombuffer(answer.payload[n_bytes:], np.float32).reshape(3, 3), expected)
 
 
 @pytest.mark.hazard("H49")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from rcm_daemon.bundle.manifest import Manifest, write_manifest
+from rcm_daemon.bundle.manifest import Manifest, rewrite_manifest, write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,11 +127,30 @@ def write_bundle(
     return write_manifest(folder, **arguments)
 
 
+def add_int8(folder: Path, *, bias: float = 0.25, golden_bias: float | None = None) -> Manifest:
+    """Put a variant into a bundle: its CNN gives `bias` more, and golden vectors say `golden_bias` more."""
+    golden = np.load(folder / "golden.npz")["slice_embeddings"]
+    (folder / "cnn.int8.onnx").write_bytes(cnn_bytes(bias=bias))
+    said = golden + np.float32(bias if golden_bias is None else golden_bias)
+    np.savez(folder / "golden.int8.npz", slice_embeddings=said)
+    variant = {
+        "network": "cnn.int8.onnx",
+        "golden": "golden.int8.npz",
+        "embedding_tolerance": 1e-3,
+        "n_calibration_slices": 1,
+        "n_validation_slices": 100,
+        "accuracy": 0.89,
+        "accuracy_fp32": 0.9,
+        "agreement": 0.97,
+    }
+    return rewrite_manifest(folder, Manifest.load(folder), variants={"int8": variant})
+
+
 def write_golden(folder: Path, arguments: dict[str, Any]) -> None:
     import onnxruntime as ort
 
     rng = np.random.default_rng(3)
-    slices = rng.integers(0, 255, (2, *FIELD)).astype(np.uint8)
+    slices = rng.integers(0, 255, (2, *arguments["field_shape"])).astype(np.uint8)
     stack = {
         "embeddings": rng.normal(size=(7, SIZE)).astype(np.float32),
         "z_um": np.arange(7, dtype=np.float32) * 3,

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sender import Sender
 
+from rcm_daemon.bundle.picture import quality_flags
 from rcm_daemon.core.boundaries import boundaries_from_labels
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata, take_in
-from rcm_daemon.core.quality import quality_flags, weight_of
+from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.core.strata import paper_labels
 from rcm_daemon.core.wire import parse

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from rcm_daemon.bundle.picture import picture_statistics, quality_flags
 from rcm_daemon.core.pipeline import Estimation, Recurrence
-from rcm_daemon.core.quality import PictureDomain, picture_statistics, quality_flags, repeats, weight_of
+from rcm_daemon.core.quality import PictureDomain, repeats, weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.simulator.phantom import make_phantom
 from trainer.picture_domain import domain_of

@@ -61,7 +61,7 @@ class FakeSupervisor:
     def write(self, blob):
         assert len(blob) == 16
 
-    def write_stack(self, stack):
+    def write_stack(self, stack, after=0):
         self.stacks.append(stack)
 
     def request(self, fields, now_s):
@@ -75,18 +75,30 @@ class FakeSupervisor:
         return events
 
     def answer(self):
-        """Answer the request in hand well; returns its kind."""
+        """Answer the request in hand well; returns its kind, `both` for embedding and labelling in one."""
         kind = self._request["kind"]
         times = {"started_ns": 2, "finished_ns": 3}
+        labels = kind == "label" or self._request["n"] > 0
+        error, rows = "", b""
+        if labels and self.unlabelled_index in [s.index for s in self.stacks[-1].slices]:
+            error = "the recurrent network did not answer"
+        elif labels:
+            rows = np.tile(np.float32([1, 0, 0]), (len(self.stacks[-1]), 1)).tobytes()
         if kind == "embed":
-            fields = {"kind": "embedded", "weight": 1.0, "flags": [], **times}
-            embedding = np.full(SIZE, self._request["header"]["index"], np.float32)
-            self._push(Answer(fields, embedding.tobytes()))
-        elif self.unlabelled_index in [s.index for s in self.stacks[-1].slices]:
-            self.fail("the recurrent network did not answer")
+            embedding = np.full(SIZE, self._request["header"]["index"], np.float32).tobytes()
+            fields = {
+                "kind": "embedded",
+                "weight": 1.0,
+                "flags": [],
+                "n_bytes": len(embedding),
+                "error": error,
+            }
+            self._push(Answer(fields | times, embedding + rows))
+            return "both" if labels else "embed"
+        if error:
+            self.fail(error)
         else:
-            rows = np.tile(np.float32([1, 0, 0]), (len(self.stacks[-1]), 1))
-            self._push(Answer({"kind": "labelled", **times}, rows.tobytes()))
+            self._push(Answer({"kind": "labelled", **times}, rows))
         return kind
 
     def fail(self, sentence):

@@ -30,6 +30,7 @@ HEALTH = {
     "bundle_name": "tiny",
     "bundle_digest": "0" * 64,
     "provider": "cpu",
+    "variant": "fp32",
 }
 LABELS = {
     "rule",
@@ -41,6 +42,7 @@ LABELS = {
     "bundle_name",
     "bundle_digest",
     "provider",
+    "variant",
 }
 PLATFORM = {"python_info", "process_"}
 
@@ -87,7 +89,8 @@ def test_health_and_latency_are_shown(metrics):
     assert found["rcm_slice_latency_seconds_bucket", (("le", "0.025"), ("part", "total"))] == 1
     assert found["rcm_slice_latency_seconds_count", (("part", "wait"),)] == 2
     (info,) = [dict(labels) for (name, labels) in found if name == "rcm_daemon_info"]
-    assert info == {k: HEALTH[k] for k in ("daemon_version", "bundle_name", "bundle_digest", "provider")}
+    told = ("daemon_version", "bundle_name", "bundle_digest", "provider", "variant")
+    assert info == {key: HEALTH[key] for key in told}
 
 
 def test_no_label_can_be_filled_in_by_a_controller(metrics):

@@ -1,0 +1,120 @@
+"""All that one run measured, and the figures that are read off it; pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcm_daemon.bench.timings import Sample, Summary, median_by_length, near, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMA = "rcm-bench-1"
+PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
+SHORT_STACK, NEAR = 5, 4
+"""Flatness compares stacks of 5 slices with the longest, each with its neighbours so far away."""
+
+
+@dataclass
+class Pace:
+    """One pace, at the frame rate or back to back: the daemon's answers, their parts, and the rivals."""
+
+    answers: list[Sample] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    rivals: dict[str, list[float]] = field(default_factory=dict)
+    fps: list[float] = field(default_factory=list)
+
+    def note_answer(self, sample: Sample, message: dict[str, Any]) -> None:
+        """Take in one answer, and what the daemon says of it."""
+        self.answers.append(sample)
+        for part in PARTS:
+            self.parts[part].append(message[part])
+
+    def note_rival(self, name: str, ms: float) -> None:
+        """Take in one run of a rival."""
+        self.rivals.setdefault(name, []).append(ms)
+
+    def fields(self) -> dict[str, Any]:
+        """Return summaries and ratios; only the rivals where the bundle is none that a daemon serves."""
+        rivals = {name: summarise(times) for name, times in self.rivals.items()}
+        found: dict[str, Any] = {name: asdict(summary) for name, summary in rivals.items()}
+        bare = rivals["bare"]
+        ratios = {
+            f"{name} / bare p50": s.p50_ms / bare.p50_ms for name, s in rivals.items() if name != "bare"
+        }
+        if self.answers:
+            end_to_end = summarise([sample.ms for sample in self.answers])
+            found["end_to_end"] = asdict(end_to_end)
+            found["parts"] = {part: asdict(summarise(times)) for part, times in self.parts.items()}
+            total = self.parts["total_ms"]
+            beyond = [sample.ms - inside for sample, inside in zip(self.answers, total, strict=True)]
+            found["parts"]["transport_ms"] = asdict(summarise(beyond))
+            ratios |= _beyond(end_to_end, bare) | self._flatness()
+        return found | {"ratios": ratios, "fps": float(np.median(self.fps))}
+
+    def _flatness(self) -> dict[str, float]:
+        longest = max(sample.n_slices for sample in self.answers)
+        if longest < SHORT_STACK + 2 * NEAR:
+            return {}
+        short, long = (float(np.median(near(self.answers, n, NEAR))) for n in (SHORT_STACK, longest - NEAR))
+        return {
+            f"end to end at {longest} - at {SHORT_STACK} slices, p50 ms": long - short,
+            f"end to end at {longest} / at {SHORT_STACK} slices, p50": long / short,
+        }
+
+
+def _beyond(end_to_end: Summary, bare: Summary) -> dict[str, float]:
+    return {
+        "end to end - bare, p50 ms": end_to_end.p50_ms - bare.p50_ms,
+        "end to end - bare, p99 ms": end_to_end.p99_ms - bare.p99_ms,
+        "end to end / bare, p50": end_to_end.p50_ms / bare.p50_ms,
+    }
+
+
+@dataclass
+class Measured:
+    """One run: `about` says where and with what, `notes` what could not be measured and why."""
+
+    about: dict[str, Any]
+    at_frame_rate: Pace = field(default_factory=Pace)
+    back_to_back: Pace = field(default_factory=Pace)
+    script: list[Sample] = field(default_factory=list)
+    largest_difference: float = 0.0
+    lightness: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """Return everything, JSON-ready."""
+        return {
+            "schema": SCHEMA,
+            **self.about,
+            "at_frame_rate": self.at_frame_rate.fields(),
+            "back_to_back": self.back_to_back.fields(),
+            "script": self._script(),
+            "by_stack_length": {
+                "end_to_end": _pairs(self.at_frame_rate.answers),
+                "script": _pairs(self.script),
+            },
+            "lightness": self.lightness,
+            "notes": self.notes,
+        }
+
+    def _script(self) -> dict[str, Any]:
+        if not self.script:
+            return {}
+        longest = median_by_length(self.script)[-1]
+        ours = float(np.median(near(self.at_frame_rate.answers, longest.n_slices, NEAR)))
+        return {
+            "n_slices": longest.n_slices,
+            "p50_ms": longest.ms,
+            "end_to_end_p50_ms": ours,
+            "script / end to end, p50": longest.ms / ours,
+            "largest_difference": self.largest_difference,
+        }
+
+
+def _pairs(samples: Sequence[Sample]) -> list[list[float]]:
+    return [[sample.n_slices, sample.ms] for sample in median_by_length(samples)]

@@ -1,0 +1,239 @@
+"""One run: daemon, bare CNN and rivals in turn, so that whatever else the machine does meets all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zmq
+
+from rcm_daemon.bench.lightness import command_s, cpu_share, family_of, installed_mb, memory_mb
+from rcm_daemon.bench.machine import describe_machine, versions
+from rcm_daemon.bench.measured import Measured
+from rcm_daemon.bench.rivals import (
+    BareCnn,
+    ReembeddingScript,
+    field_of,
+    largest_difference,
+    rivals_of,
+)
+from rcm_daemon.bench.stream import Pictures, Stream, pause_until
+from rcm_daemon.bench.timings import Sample
+from rcm_daemon.bundle.location import resolve_bundle
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.errors import RcmError
+from rcm_daemon.local_daemon import LocalDaemon
+
+if TYPE_CHECKING:
+    from rcm_daemon.bench.measured import Pace
+    from rcm_daemon.bench.rivals import Rival
+    from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
+    from rcm_daemon.bundle.verify import VerifiedBundle
+
+START_PATIENCE_S = 120.0
+N_STARTS = 3
+IDLE_S = 5.0
+SCRIPT_LENGTHS = (5, 20, 40, 60)
+SCRIPT_BUDGET_S = 20.0
+"""A round leaves out the lengths with which the script would take longer than this altogether."""
+MAX_DIFFERENCE = 1e-5
+
+
+class BenchError(RcmError):
+    """What was measured is not the same thing."""
+
+
+def run_bench(
+    bundle_folder: Path | None,
+    provider: ProviderChoice,
+    variant: VariantChoice,
+    *,
+    fps: float,
+    n_slices: int,
+    n_rounds: int,
+    side_px: int,
+    checkpoint: Path | None,
+) -> Measured:
+    """Measure a bundle on this machine.
+
+    Parameters
+    ----------
+    fps
+        The frame rate of the first half of each round; the second goes back to back.
+    n_slices
+        Of each stack, fewer where the bundle labels no more.
+    n_rounds
+        Each plays one stack at the frame rate and one back to back.
+    side_px
+        Rows and columns of a slice.
+    checkpoint
+        The CNN as the trainer left it, to be timed in torch; None = torch is not timed.
+
+    Raises
+    ------
+    BenchError
+        The script and the daemon do not agree.
+    RcmError
+        The bundle or the daemon cannot be run.
+    """
+    folder = resolve_bundle(bundle_folder)
+    bundle = load_verified(folder)
+    networks = Networks.open(bundle, provider, variant=variant)
+    networks.warm_up()
+    manifest = bundle.manifest
+    n_slices = min(n_slices, manifest.max_slices or n_slices)
+    measured = Measured(
+        {
+            "machine": describe_machine(),
+            "versions": versions(),
+            "bundle": {"name": manifest.name, "version": manifest.version, "digest": bundle.digest},
+            "provider": networks.provider,
+            "variant": networks.variant,
+            "options": {"fps": fps, "n_slices": n_slices, "n_rounds": n_rounds, "side_px": side_px},
+        }
+    )
+    pictures = Pictures.render(manifest, n_slices, side_px)
+    with ExitStack() as stack:
+        torch_device = "cuda" if networks.provider == "cuda" else "cpu"
+        others, measured.notes = rivals_of(bundle, networks.variant, checkpoint, torch_device)
+        for rival in others:
+            stack.callback(rival.close)
+        run = _Run(bundle, networks, pictures, others, measured)
+        if manifest.kind == "context":
+            measured.notes.append("only the CNN was timed: it sees the slice below too, no daemon serves it")
+            run.rivals_alone(fps, n_rounds)
+            return measured
+        daemon = _start(stack, folder, ("--provider", provider, "--variant", networks.variant), measured)
+        pids = family_of(daemon.process.pid)
+        stream = stack.enter_context(Stream(stack.enter_context(zmq.Context()), daemon))
+        for number in range(n_rounds):
+            _say(f"round {number + 1} of {n_rounds}")
+            run.play(stream, measured.at_frame_rate, f"paced {number}", fps)
+            run.play(stream, measured.back_to_back, f"back to back {number}", None)
+        _say(f"idle for {IDLE_S:g} s")
+        rss_mb, pss_mb = memory_mb(pids)
+        measured.lightness |= {"resident_mb": rss_mb, "resident_shared_once_mb": pss_mb}
+        measured.lightness["idle_cpu_share"] = cpu_share(pids, IDLE_S)
+    measured.lightness |= _imports()
+    measured.about["machine"]["load_average_after"] = list(os.getloadavg())
+    return measured
+
+
+def _start(stack: ExitStack, bundle: Path, options: tuple[str, ...], measured: Measured) -> LocalDaemon:
+    """Start a daemon some times over; the last one stays."""
+    ready_s = []
+    for number in range(N_STARTS):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        daemon = LocalDaemon(folder, "--bundle", str(bundle), *options)
+        with ExitStack() as only_if_last:
+            only_if_last.enter_context(daemon)
+            ready_s.append(daemon.await_ready(START_PATIENCE_S))
+            if number == N_STARTS - 1:
+                stack.push(only_if_last.pop_all())
+    measured.lightness["start_to_ready_s"] = sorted(ready_s)[N_STARTS // 2]
+    return daemon
+
+
+def _imports() -> dict[str, object]:
+    bare_s = command_s("-c", "pass")
+    sizes = installed_mb()
+    return {
+        "help_s": command_s("-m", "rcm_daemon", "--help"),
+        "import_s": command_s("-c", "import rcm_daemon.service") - bare_s,
+        "installed_mb": sum(sizes.values()),
+        "installed_mb_by_package": sizes,
+    }
+
+
+class _Run:
+    """What all rounds of one run share."""
+
+    def __init__(
+        self,
+        bundle: VerifiedBundle,
+        networks: Networks,
+        pictures: Pictures,
+        others: list[Rival],
+        measured: Measured,
+    ) -> None:
+        self._networks = networks
+        self._pictures = pictures
+        self._slices = pictures.slices()
+        self._fields = [field_of(one, bundle) for one in self._slices[: len(pictures.images)]]
+        self._bare = BareCnn(networks)
+        self._others = others
+        self._measured = measured
+
+    def play(self, stream: Stream, pace: Pace, stack_id: str, fps: float | None) -> None:
+        """Play one stack; the rivals run in the gaps, or, without a rate, in turn with the daemon."""
+        n_slices = len(self._slices)
+        script_at = _script_lengths(n_slices)
+        stream.begin(self._pictures.plan(stack_id))
+        kept = {}
+        begun_s = due_s = time.monotonic()
+        for index in range(n_slices):
+            if fps is not None:
+                pause_until(due_s)
+                due_s = max(due_s, time.monotonic()) + 1 / fps
+            answer = stream.send(index, self._pictures.image(index))
+            pace.note_answer(Sample(index + 1, answer.ms), answer.message)
+            if index + 1 in script_at:
+                kept[index + 1] = answer.message
+            if fps is not None:
+                pause_until(due_s - 0.5 / fps)
+            self._rivals(pace, index)
+        pace.fps.append(n_slices / (time.monotonic() - begun_s))
+        stream.end(n_slices)
+        if fps is not None:
+            self._script(kept)
+
+    def rivals_alone(self, fps: float, n_rounds: int) -> None:
+        """Time the rivals without a daemon."""
+        for pace, gap_s in ((self._measured.at_frame_rate, 1 / fps), (self._measured.back_to_back, 0.0)):
+            begun_s = time.monotonic()
+            n_runs = n_rounds * len(self._slices)
+            for index in range(n_runs):
+                pause_until(time.monotonic() + gap_s)
+                self._rivals(pace, index)
+            pace.fps.append(n_runs / (time.monotonic() - begun_s))
+
+    def _rivals(self, pace: Pace, index: int) -> None:
+        """Run the bare CNN, and one of the others."""
+        image = self._fields[index % len(self._fields)]
+        pace.note_rival(self._bare.name, self._bare.run(image))
+        if self._others:
+            other = self._others[index % len(self._others)]
+            pace.note_rival(other.name, other.run(image))
+
+    def _script(self, kept: dict[int, dict[str, object]]) -> None:
+        script = ReembeddingScript(self._networks, self._slices)
+        left_ms, a_slice_ms = SCRIPT_BUDGET_S * 1e3, 0.0
+        for n_slices, message in kept.items():
+            if n_slices * a_slice_ms > left_ms:
+                self._measured.notes.append(f"the script was not run at {n_slices} slices: it takes too long")
+                continue
+            ms, probabilities = script.run(n_slices)
+            left_ms, a_slice_ms = left_ms - ms, ms / n_slices
+            difference = largest_difference(message, probabilities)
+            if difference > MAX_DIFFERENCE:
+                raise BenchError(
+                    f"daemon and script must agree to {MAX_DIFFERENCE:g}, they differ by {difference:g} "
+                    f"in a stack of {n_slices} slices"
+                )
+            self._measured.script.append(Sample(n_slices, ms))
+            self._measured.largest_difference = max(self._measured.largest_difference, difference)
+
+
+def _script_lengths(n_slices: int) -> set[int]:
+    """Return the lengths the script is run at; the longest stack where all are longer."""
+    return {n for n in SCRIPT_LENGTHS if n <= n_slices} or {n_slices}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

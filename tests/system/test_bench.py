@@ -1,0 +1,64 @@
+"""`rcm-daemon bench` at a tiny size: real processes, real sockets, and figures that fit together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny_bundle import write_bundle
+
+SUMMARY = {"n", "first_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
+
+
+@pytest.mark.timeout(600)
+def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
+    write_bundle(tmp_path / "bundle", kind="whole")
+    found, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    command = [
+        sys.executable,
+        "-m",
+        "rcm_daemon",
+        "bench",
+        "--bundle",
+        tmp_path / "bundle",
+        "--provider",
+        "cpu",
+    ]
+    command += ["--fps", "50", "--slices", "14", "--rounds", "2", "--size", "64"]
+    done = subprocess.run(
+        [*command, "--json", found, "--plot", picture],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "end to end - bare, p50 ms" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    fields = json.loads(found.read_text())
+    for pace in (fields["at_frame_rate"], fields["back_to_back"]):
+        assert set(pace["end_to_end"]) == set(pace["bare"]) == SUMMARY
+        assert pace["end_to_end"]["n"] == pace["bare"]["n"] == 28
+        parts = pace["parts"]
+        assert parts["total_ms"]["p50_ms"] <= pace["end_to_end"]["p50_ms"]
+        assert all(parts[f"{part}_ms"]["max_ms"] > 0 for part in ("wait", "embed", "label", "transport"))
+    assert fields["at_frame_rate"]["fps"] <= 50
+    assert 0 <= fields["script"]["largest_difference"] <= 1e-5
+    assert fields["script"]["n_slices"] == 5
+    assert [n for n, _ in fields["by_stack_length"]["end_to_end"]] == list(range(1, 15))
+    light = fields["lightness"]
+    assert 0 < light["resident_shared_once_mb"] <= light["resident_mb"]
+    assert light["start_to_ready_s"] > 0
+    assert 0 <= light["idle_cpu_share"] < 1
+    assert light["installed_mb"] == pytest.approx(sum(light["installed_mb_by_package"].values()))
+    assert {"onnxruntime-gpu", "onnxruntime"} & set(light["installed_mb_by_package"])
+    assert any(note.startswith("torch was not measured") for note in fields["notes"])
+
+
+def test_a_bundle_that_cannot_be_loaded_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "rcm_daemon", "bench", "--bundle", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
