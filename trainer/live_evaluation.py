@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainer.offline import StackRun
 
 FOUND_PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-"""Working points of the monotone estimator; the first is the bundle's own."""
+"""Working points of the monotone estimator, besides the bundle's own."""
 WAITS = (1, 2, 3, 4, 6, 8)
 """Working points of the paper's reading: announce once found at so many slices running."""
 KINDS = ("inside", "forecast")
@@ -79,7 +79,11 @@ def live_evaluation(
 
 
 def _working_points(networks: Networks) -> tuple[float, ...] | tuple[int, ...]:
-    return FOUND_PROBABILITIES if networks.estimator_parameters else WAITS
+    """Working points of a bundle, its own first."""
+    if networks.estimator_parameters is None:
+        return WAITS
+    own = networks.estimator_parameters.found_probability
+    return (own, *(found for found in FOUND_PROBABILITIES if found != own))
 
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
@@ -89,8 +93,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
         return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
     others = [
         again(own, Estimation(parameters.model_copy(update={"found_probability": found})))
-        for found in FOUND_PROBABILITIES
-        if found != parameters.found_probability
+        for found in _working_points(networks)[1:]
     ]
     advised = advised_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
@@ -107,6 +110,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
 def _summary(
     runs: Sequence[StackRun], seen: Sequence[_Seen], points: Sequence[str], weights: np.ndarray
 ) -> dict[str, Any]:
+    assert all(len(one.counts) == len(points) for one in seen)  # noqa: S101  # a count for every working point
     own = [one.counts[0] for one in seen]
     labels = np.array([[c.newest, c.final, c.n_slices] for c in own], float)
     result: dict[str, Any] = {

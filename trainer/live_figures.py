@@ -28,7 +28,8 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
         newest.plot(fractions, one["newest_by_fraction"], label=name)
         everything.plot(fractions, one["all_by_fraction"], label=name)
         for axis, boundary in zip((first, second), BOUNDARIES, strict=True):
-            points = list(one["announcing"][boundary].values())
+            by_point = one["announcing"][boundary]
+            points = [by_point[key] for key in sorted(by_point, key=float)]
             delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
             gone = [100 * point["share_withdrawn_or_moved"] for point in points]
             axis.plot(gone, delays, "o-", markersize=4, label=name)

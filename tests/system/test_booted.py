@@ -27,6 +27,7 @@ chmod 755 /opt/rcm-daemon/bin/rcm-daemon
 """
 
 pytestmark = [
+    pytest.mark.slow,  # it takes minutes, and a machine where namespaces and control groups are one's own
     pytest.mark.timeout(300),
     pytest.mark.skipif(bool(why_not()), reason=f"no systemd can be started here: {why_not()}"),
 ]

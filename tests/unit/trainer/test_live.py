@@ -18,6 +18,7 @@ from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
+from trainer.live_evaluation import FOUND_PROBABILITIES
 from trainer.live_runs import again, live_run, slices_of
 from trainer.live_scores import announce, count, coverages
 
@@ -141,6 +142,11 @@ def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path,
     assert "live, read as the paper does" in one["methods"]
     assert set(one["live"]["live"]["coverage"]) == {"inside", "forecast"}
     assert "coverage" not in one["live"]["full-bigru"]
+    points = list(one["live"]["live"]["announcing"]["dej_dermis"])
+    parameters = json.loads((ours / "estimator.json").read_text())
+    assert points[0] == str(parameters["found_probability"])
+    assert len(points) == len(set(points))
+    assert {str(found) for found in FOUND_PROBABILITIES} <= set(points)
     assert 0 < one["live"]["live"]["advice"]["share_used"] <= 1
     for heading in ("Live labels", "Announcing", "Coverage of 90 % intervals", "Under advice"):
         assert f"### {heading}" in text
