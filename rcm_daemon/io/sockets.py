@@ -21,6 +21,10 @@ Socket = zmq.Socket[bytes]
 
 SLICES_QUEUED = 2
 """Slices in ZeroMQ's own queue, besides those in hand."""
+INGEST_QUEUED = 128
+"""Twice what a sender of acknowledged ingest may have unanswered, so that its queue is never full: libzmq
+4.3.5 aborts the process (assertion `!_io_error`) when it reads a heartbeat that waited behind a full queue
+and whose sender is gone."""
 KEEPALIVE_S = 2
 """A peer that has been silent for so long is probed by the kernel, and given up after two probes."""
 RESULTS_QUEUED = 1_000
@@ -137,7 +141,7 @@ def bind_ingest(context: Context, endpoint: str, curve: Curve | None = None) -> 
     _keep_alive(socket)
     socket.router_mandatory = True
     socket.maxmsgsize = MAX_SLICE_BYTES
-    socket.rcvhwm = SLICES_QUEUED
+    socket.rcvhwm = INGEST_QUEUED
     socket.sndhwm = ANSWERS_QUEUED
     socket.linger = LINGER_MS
     if curve is not None:

@@ -92,7 +92,7 @@ class Daemon:
         if await_ready:
             assert self.ask({"htype": "get_health"})["ready"] is True
 
-    def ask(self, request: Any) -> dict[str, Any]:
+    def ask(self, request: Any, patience_ms: int = PATIENCE_MS) -> dict[str, Any]:
         """Send one request; the answer comes once the daemon serves."""
         raw = request if isinstance(request, bytes) else json.dumps(request).encode()
         with self.context.socket(zmq.REQ) as requester:
@@ -101,7 +101,7 @@ class Daemon:
                 self.locks.client(requester)
             requester.connect(self.control)
             requester.send(raw)
-            assert requester.poll(PATIENCE_MS), self.log.read_text()
+            assert requester.poll(patience_ms), self.log.read_text()[-2_000:]
             return json.loads(requester.recv())
 
     def kill(self) -> None:

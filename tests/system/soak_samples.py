@@ -69,6 +69,13 @@ def growth(samples: Sequence[Sample], memory_mb: Callable[[Sample], float]) -> G
     return Growth(float(np.median(slopes)), float(slopes[max(0, low)]), float(slopes[min(last, high)]))
 
 
+def largest_step(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Return by how many MB both grew at most between two samples, and when: what a median does not show."""
+    memory = np.array([s.daemon_mb + s.worker_mb for s in samples])
+    at = int(np.argmax(np.diff(memory)))
+    return float(np.diff(memory)[at]), samples[at + 1].time_s
+
+
 class Gate:
     """Where all senders wait, with nothing in flight, while something is measured."""
 

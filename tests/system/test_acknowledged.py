@@ -15,6 +15,7 @@ import zmq
 from faults.sitecustomize import HANG_ONCE
 from harness import PATIENCE_MS, Daemon, Locks, free_endpoint
 from proxy import Proxy
+from raw_peer import RawPeer
 from sender import Sender, picture
 from tiny_bundle import FIELD
 
@@ -243,6 +244,27 @@ def test_a_half_open_connection_is_seen_by_its_heartbeats(daemon, endpoint, monk
     assert client.refusals == []
     assert daemon.ask({"htype": "get_state", "stack_id": "s"})["stacks"][0]["state"] == "complete"
     proxy.close()
+
+
+@pytest.mark.hazard("H50")
+def test_a_sender_with_heartbeats_may_vanish_while_its_messages_wait(tmp_path, bundle, endpoint):
+    """Nothing is read while the worker hangs. What waits then has a heartbeat in it whose sender is gone."""
+    environment = {"RCM_SLICE_TIMEOUT_S": "3", "PYTHONPATH": FAULTS, "FAULTS": str(tmp_path)}
+    daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint, RCM_MAX_SLICES_WAITING="1", **environment)
+    image, sender = picture(0, FIELD), Sender()
+    image[0, 0] = HANG_ONCE
+    peer = RawPeer(endpoint, b"DEALER")
+    peer.send(sender.slice("s", 0, image))
+    while not daemon.ask({"htype": "get_health"})["n_waiting"]:
+        pass
+    starts = [sender.start(f"s{number}", 9, FIELD) for number in range(16)]
+    peer.send(None, *starts, None)  # in less than libzmq reads at a time
+    peer.await_pong()
+    peer.vanish()
+    while daemon.ask({"htype": "get_health"})["n_messages"] < 17:
+        pass
+    assert daemon.ask({"htype": "get_health"})["n_worker_restarts"] == 1
+    assert daemon.stop() == 0
 
 
 @pytest.mark.hazard("H50")
