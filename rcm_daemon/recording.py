@@ -71,6 +71,7 @@ class Recording:
         self._refusals: dict[int, _Written] = {}
         self._instrument_rows: dict[str, InstrumentRow] = {}
         self._replies: list[Reply] = []  # of the batch that is being written
+        self._n_being_written = 0
         self._unprinted: list[Received] = []
         self.restored = self._restore(journal)
         self.n_damaged = journal.n_damaged
@@ -83,13 +84,13 @@ class Recording:
 
     @property
     def n_unwritten(self) -> int:
-        """Entries that wait to be written."""
-        return self._order.n_entries
+        """Entries that are not on disk yet, those being written among them."""
+        return self._order.n_entries + self._n_being_written
 
     @property
     def is_settled(self) -> bool:
         """Whether all is on disk and answered."""
-        return not self._order.n_entries and self.writer.is_free
+        return not self.n_unwritten
 
     def note(
         self,
@@ -160,11 +161,12 @@ class Recording:
         due: list[Reply] = []
         if self.writer.take_written():
             due, self._replies = self._replies, []
+            self._n_being_written = 0
         if self.writer.is_free and (entries := self._order.take()):
             rows = [row for entry in entries for row in entry.rows]
             replies = [reply for entry in entries for reply in entry.replies]
             if rows:
-                self._replies = replies
+                self._replies, self._n_being_written = replies, len(entries)
                 self.writer.submit(rows)
             else:
                 due += replies

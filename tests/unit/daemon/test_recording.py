@@ -55,6 +55,18 @@ def test_nothing_is_answered_before_it_is_written(life):
     assert answers(life) == [("slice", 0, "stored")]
 
 
+def test_what_is_being_written_counts_as_unwritten_until_it_is_on_disk(life):
+    life.receive(Sender().start("s", 1, SHAPE))
+    assert life.recording.n_unwritten == 1
+    life.turn()  # handed to the disk, which takes its time
+    assert life.recording.n_unwritten == 1
+    assert not life.recording.is_settled
+    life.disk.write()
+    life.turn()
+    assert life.recording.n_unwritten == 0
+    assert life.recording.is_settled
+
+
 @pytest.mark.hazard("H26")
 @pytest.mark.parametrize("n_embedded", range(4))
 def test_an_end_is_not_written_before_the_slices_that_came_before_it(life, path, n_embedded):
