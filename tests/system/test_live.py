@@ -25,8 +25,8 @@ def daemon(tmp_path):
     assert daemon.stop() == 0
 
 
-def test_ten_slices_a_second_leave_nothing_waiting(daemon):
-    """When a slice is due, the result of the one before has come; one late answer is a machine's hiccup."""
+def play(daemon):
+    """Send N slices of 1000 x 1000 at the frame rate; how many had no result when the next was due."""
     phantom = make_phantom(5)
     images = [phantom.render(i % len(phantom)) for i in range(N)]
     results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
@@ -39,11 +39,21 @@ def test_ten_slices_a_second_leave_nothing_waiting(daemon):
             if results.socket.poll(int(left_s * 1e3)):
                 n_answered = results.next()["n_slices"]
         n_late += n_answered < index + 1
-    assert n_late <= 1
     controller.send_multipart(sender.end("s", N))
     final = results.until(state="complete")
     assert (final["n_slices"], final["n_lost"], final["n_missing"]) == (N, 0, 0)
+    return n_late
+
+
+def test_of_ten_slices_a_second_all_are_labelled_and_each_is_embedded_once(daemon):
+    play(daemon)
     assert daemon.ask({"htype": "get_health"})["n_cnn_runs"] == N
+
+
+@pytest.mark.slow
+def test_ten_slices_a_second_leave_nothing_waiting(daemon):
+    """On a machine with nothing else to do; one late answer is a hiccup."""
+    assert play(daemon) <= 1
 
 
 def hear_sigint():

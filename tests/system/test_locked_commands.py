@@ -1,0 +1,112 @@
+"""The commands with keys: what starts, what refuses to, and in which sentence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from harness import Daemon, Locks, free_endpoint
+
+from rcm_daemon.bundle.signature import new_signing_key
+from rcm_daemon.bundle.verify import sign_bundle
+from rcm_daemon.io.allow_list import allow
+from rcm_daemon.io.keys import load_public_key
+
+
+@pytest.fixture
+def locks(tmp_path):
+    return Locks(tmp_path / "keys")
+
+
+def test_watch_and_simulate_with_keys(tmp_path, bundle, locks):
+    daemon = Daemon(tmp_path, bundle, locks=locks)
+    allow(
+        locks.folder, "daemon", load_public_key(locks.folder, "daemon"), ""
+    )  # the microscope lets it listen
+    words = [sys.executable, "-m", "rcm_daemon"]
+    keys = ["--keys-dir", str(locks.folder)]
+    watch = subprocess.Popen(
+        [*words, "watch", daemon.results, "--key", "viewer", *keys], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        simulate = [*words, "simulate", "phantom", "--bind", daemon.slices, "--size", "64", "--fps", "1000"]
+        simulate += ["--pixel-size-um", "8", "--instrument", "m1", "--key", "vendor", *keys]
+        while not daemon.ask({"htype": "get_health"})["n_slices"]:
+            subprocess.run(simulate, check=True, stderr=subprocess.DEVNULL, timeout=60)
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith("m1 phantom")
+    finally:
+        watch.kill()
+        watch.communicate()
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize(
+    "command", [["watch", "tcp://192.0.2.1:6781"], ["simulate", "phantom", "--bind", "tcp://0.0.0.0:6780"]]
+)
+def test_watch_and_simulate_refuse_to_talk_in_the_clear_to_others(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "rcm_daemon", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 78
+    assert "is not loopback: give a --key, or say --allow-unencrypted-remote" in done.stderr
+
+
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("daemon.secret", None, "has no daemon.secret"),
+        ("daemon.secret", "x", "must hold a key of 40 Z85 characters"),
+        ("allowed.json", None, "no key vendor is allowed"),
+        ("allowed.json", "{", "must be an allow-list"),
+    ],
+)
+def test_a_daemon_that_cannot_lock_its_sockets_does_not_start(tmp_path, bundle, locks, name, damage, words):
+    if damage is None:
+        (locks.folder / name).unlink()
+    else:
+        (locks.folder / name).write_text(damage)
+    command = [sys.executable, "-m", "rcm_daemon", "serve", "--bundle", str(bundle)]
+    command += ["--state-dir", str(tmp_path / "state"), "--results-bind", free_endpoint()]
+    done = subprocess.run(
+        [*command, "--control-bind", free_endpoint()],
+        env={**os.environ, **locks.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 78, done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.hazard("H44")
+def test_a_daemon_with_a_key_serves_signed_bundles_only(tmp_path, bundle):
+    key = tmp_path / "signing"
+    new_signing_key(key)
+    mine = tmp_path / "mine"
+    shutil.copytree(bundle, mine)
+    options = ["--state-dir", str(tmp_path / "state"), "--bundle", str(mine)]
+    options += ["--results-bind", free_endpoint(), "--control-bind", free_endpoint()]
+    done = subprocess.run(
+        [sys.executable, "-m", "rcm_daemon", "serve", *options],
+        env={**os.environ, "RCM_BUNDLE_PUBLIC_KEY": f"{key}.pub"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "must be signed with the configured key" in done.stderr
+    sign_bundle(mine, key)
+    daemon = Daemon(tmp_path, mine, RCM_BUNDLE_PUBLIC_KEY=f"{key}.pub")
+    assert daemon.stop() == 0
