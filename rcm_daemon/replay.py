@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import cv2
 import numpy as np
 
 from rcm_daemon import __version__
-from rcm_daemon.bundle.embedding import embed_slice
+from rcm_daemon.bundle.embedding import embed_prepared, prepare_slice
 from rcm_daemon.core.controller import Controller, StackPlan
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
@@ -18,28 +20,43 @@ from rcm_daemon.core.pipeline import Estimation, take_in
 from rcm_daemon.errors import StackFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
+    from rcm_daemon.bundle.embedding import PreparedSlice
     from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.core.records import Slice
     from rcm_daemon.core.stack import Acquisition
     from rcm_daemon.readers import RecordedStack
 
 INSTRUMENT = "replay"
 THUMBNAIL_PX = 200
+AHEAD = 4
+"""Slices that are read and prepared while the CNN is at an earlier one."""
 
 
 @dataclass(frozen=True)
 class Replayed:
     """One stack's messages: `live` one a slice as the daemon would have published, `final` the last.
 
-    `thumbnails` hold each slice made small, uint8, by index.
+    `thumbnails` hold each slice made small, uint8, by index. Either is empty where it was not asked for.
     """
 
     final: StrataMessage
     live: tuple[StrataMessage, ...]
     thumbnails: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A slice as received and as prepared, and when reading it began."""
+
+    received: Slice
+    prepared: PreparedSlice
+    thumbnail: NDArray[np.uint8] | None
+    begun_ns: int
 
 
 class Replayer:
@@ -51,11 +68,24 @@ class Replayer:
         Of the bundle.
     estimation
         How strata are read off them; none = as the bundle's estimator does.
+    live
+        Whether to label each stack slice by slice; else once, which gives the same final message.
+    thumbnails
+        Whether to keep small pictures.
     """
 
-    def __init__(self, networks: Networks, estimation: Estimation | None = None) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        estimation: Estimation | None = None,
+        *,
+        live: bool = True,
+        thumbnails: bool = True,
+    ) -> None:
         self._networks = networks
         self._estimation = estimation or Estimation(networks.estimator_parameters)
+        self._live = live
+        self._thumbnails = thumbnails
         self._ledger = Ledger(idle_timeout_s=float("inf"))
         self._controller = Controller(INSTRUMENT, INSTRUMENT)
         self._source = Source(__version__, networks.manifest.name, networks.digest, networks.provider)
@@ -80,30 +110,55 @@ class Replayer:
             stack.pixel_size_um,
         )
         acquisition = self._ledger.accept(self._controller.start(plan), 0.0).changed[-1]
-        live, thumbnails = [], []
-        for index in range(len(stack.z_um)):
-            received_ns = time.monotonic_ns()
-            image = stack.read(index)
-            received = self._controller.slice(plan, index, image, time.time_ns())
-            self._ledger.accept(received, 0.0)
+        live, thumbnails, waiting = [], [], []
+        for read in self._read_ahead(stack, plan):
+            self._ledger.accept(read.received, 0.0)
             started_ns = time.monotonic_ns()
-            embedded = embed_slice(self._networks, received, self._neighbours(stack, index))
+            waiting.append(embed_prepared(self._networks, read.prepared))
             embedded_ns = time.monotonic_ns()
-            take_in(self._ledger, acquisition, embedded, self._networks.recur, self._estimation)
+            if read.thumbnail is not None:
+                thumbnails.append(read.thumbnail)
+            if self._live or read.received.header.index == stack.n_slices - 1:
+                take_in(self._ledger, acquisition, waiting, self._networks.recur, self._estimation)
+                waiting = []
             if acquisition.rejected_reason:
                 raise StackFileError(f"{stack.path}: {acquisition.rejected_reason[-1]}")
-            now_ns = time.monotonic_ns()
-            latency = Latency(
-                wait_ms=(started_ns - received_ns) / 1e6,
-                embed_ms=(embedded_ns - started_ns) / 1e6,
-                label_ms=(now_ns - embedded_ns) / 1e6,
-                total_ms=(now_ns - received_ns) / 1e6,
-            )
-            live.append(self._message(acquisition, latency))
-            thumbnails.append(thumbnail(image, stack.max_value))
+            if not self._live:
+                self._count(acquisition)
+            else:
+                now_ns = time.monotonic_ns()
+                latency = Latency(
+                    wait_ms=(started_ns - read.begun_ns) / 1e6,
+                    embed_ms=(embedded_ns - started_ns) / 1e6,
+                    label_ms=(now_ns - embedded_ns) / 1e6,
+                    total_ms=(now_ns - read.begun_ns) / 1e6,
+                )
+                live.append(self._message(acquisition, latency))
             progress()
         self._ledger.accept(self._controller.end(plan, len(stack.z_um)), 0.0)
         return Replayed(self._message(acquisition, Latency()), tuple(live), tuple(thumbnails))
+
+    def _read_ahead(self, stack: RecordedStack, plan: StackPlan) -> Iterator[_Read]:
+        """Read and prepare slices in a thread of its own, a few ahead of who takes them."""
+        ahead: deque[Future[_Read]] = deque()
+        thread = ThreadPoolExecutor(1)
+        try:
+            for index in range(stack.n_slices):
+                ahead.append(thread.submit(self._read, stack, plan, index))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    def _read(self, stack: RecordedStack, plan: StackPlan, index: int) -> _Read:
+        begun_ns = time.monotonic_ns()
+        image = stack.read(index)
+        received = self._controller.slice(plan, index, image, time.time_ns())
+        prepared = prepare_slice(self._networks, received, self._neighbours(stack, index))
+        small = thumbnail(image, stack.max_value) if self._thumbnails else None
+        return _Read(received, prepared, small, begun_ns)
 
     def _neighbours(
         self, stack: RecordedStack, index: int
@@ -117,11 +172,15 @@ class Replayer:
         return stack.read(above), stack.read(below)
 
     def _message(self, acquisition: Acquisition, latency: Latency) -> StrataMessage:
-        self._seq += 1
-        acquisition.revision += 1
+        self._count(acquisition)
         return build_message(
             acquisition, self._source, latency, seq=self._seq, time_ns=time.time_ns(), n_lost=0
         )
+
+    def _count(self, acquisition: Acquisition) -> None:
+        """Give the next message its numbers, whether it is kept or not."""
+        self._seq += 1
+        acquisition.revision += 1
 
 
 def thumbnail(image: NDArray[np.uint8] | NDArray[np.uint16], max_value: int) -> NDArray[np.uint8]:

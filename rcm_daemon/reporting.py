@@ -6,10 +6,11 @@ import csv
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from rcm_daemon.core.rows import CSV_HEADER, csv_rows
 from rcm_daemon.display.message_view import view_of
@@ -55,7 +56,8 @@ def replay_all(
     """
     to_stdout = outputs.json == "-"
     console = Console(stderr=to_stdout)
-    replayer = Replayer(networks, estimation)
+    live, thumbnails = outputs.live_json is not None, outputs.plot is not None
+    replayer = Replayer(networks, estimation, live=live, thumbnails=thumbnails)
     n_failed = 0
     with ExitStack() as files:
         json_file = sys.stdout if to_stdout else _open(files, outputs.json)
@@ -64,9 +66,15 @@ def replay_all(
         rows = csv.writer(csv_file) if csv_file else None
         if rows:
             rows.writerow(CSV_HEADER)
-        for path in paths:
+        bar = files.enter_context(_bar(console))
+        task = bar.add_task("", total=len(paths))
+        for number, path in enumerate(paths):
+            bar.update(task, completed=number, description=path.name)
             try:
-                replayed = _replay_one(replayer, path, z_step_um, pixel_size_um, series)
+                with open_stack(
+                    path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
+                ) as stack:
+                    replayed = replayer.replay(stack, partial(bar.advance, task, 1 / stack.n_slices))
             except RcmError as error:
                 print(f"rcm-daemon: {error}", file=sys.stderr)
                 n_failed += 1
@@ -93,14 +101,11 @@ def draw_replayed(replayed: Replayed, path: Path, truth_um: tuple[float, float] 
     draw_stack(view_of(replayed.final, truth_um), [image for _, image in thumbnails], path)
 
 
-def _replay_one(
-    replayer: Replayer, path: Path, z_step_um: float | None, pixel_size_um: float | None, series: int | None
-) -> Replayed:
-    with open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series) as stack:
-        progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-        with progress:
-            task = progress.add_task(stack.stack_id, total=stack.n_slices)
-            return replayer.replay(stack, lambda: progress.advance(task))
+def _bar(console: Console) -> Progress:
+    """Show how far an archive has been replayed and how long it still takes; on a terminal only."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    terminal = console if console.is_terminal else Console(stderr=True)
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def _open(files: ExitStack, path: str | Path | None) -> TextIO | None:

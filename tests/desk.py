@@ -30,7 +30,7 @@ class Desk:
         if outcome.embed is not None:
             header = parse(frames).header
             new = EmbeddedSlice(header.index, header.z_um, np.zeros(4, np.float32))
-            take_in(self.ledger, outcome.embed, new, recurrent, Estimation())
+            take_in(self.ledger, outcome.embed, [new], recurrent, Estimation())
         return outcome
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,20 @@ if TYPE_CHECKING:
     from rcm_daemon.core.records import Slice
 
 
-def embed_slice(
+@dataclass(frozen=True)
+class PreparedSlice:
+    """A slice ready for the CNN: uint8 of the manifest's `cnn_shape`, and the flags its picture earned."""
+
+    index: int
+    z_um: float
+    image: npt.NDArray[np.uint8]
+    flags: tuple[str, ...]
+
+
+def prepare_slice(
     networks: Networks, received: Slice, neighbours: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
-) -> EmbeddedSlice:
-    """Bring a slice to the bundle's field and run the CNN on it once.
+) -> PreparedSlice:
+    """Bring a slice to the bundle's field and look at its picture; no network is run.
 
     Parameters
     ----------
@@ -31,7 +42,7 @@ def embed_slice(
     Raises
     ------
     InferenceError
-        The slice cannot be brought to the field, or its embedding is unusable.
+        The slice cannot be brought to the field.
     """
     header = received.header
     wanted = networks.manifest.input
@@ -40,13 +51,33 @@ def embed_slice(
         return to_field(pixels, header.pixel_size_um, header.max_value, wanted.shape, wanted.pixel_size_um)
 
     field, flags = field_of(received.pixels)
-    flags = (
-        *quality_flags(field, networks.domain),
-        *flags,
-    )  # before the CNN, while the pixels are in the cache
+    flags = (*quality_flags(field, networks.domain), *flags)
     image = field
     if neighbours is not None:
         above, below = (field_of(pixels)[0] for pixels in neighbours)
         image = np.stack([above, field, below])
-    embedding = networks.embed(image, f"slice {header.index}")
-    return EmbeddedSlice(header.index, header.z_um, embedding, weight_of(flags), flags)
+    return PreparedSlice(header.index, header.z_um, image, flags)
+
+
+def embed_prepared(networks: Networks, prepared: PreparedSlice) -> EmbeddedSlice:
+    """Run the CNN once.
+
+    Raises
+    ------
+    InferenceError
+        The embedding is unusable.
+    """
+    embedding = networks.embed(prepared.image, f"slice {prepared.index}")
+    weight = weight_of(prepared.flags)
+    return EmbeddedSlice(prepared.index, prepared.z_um, embedding, weight, prepared.flags)
+
+
+def embed_slice(networks: Networks, received: Slice) -> EmbeddedSlice:
+    """Prepare a slice and embed it, while its pixels are in the cache.
+
+    Raises
+    ------
+    InferenceError
+        As of both.
+    """
+    return embed_prepared(networks, prepare_slice(networks, received))

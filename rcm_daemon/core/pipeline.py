@@ -17,6 +17,8 @@ from rcm_daemon.core.strata import paper_labels
 from rcm_daemon.errors import InferenceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from rcm_daemon.core.estimator import EstimatorParameters
@@ -89,14 +91,19 @@ class Estimation:
 
 
 def take_in(
-    ledger: Ledger, stack: Acquisition, new: EmbeddedSlice, recurrent: Recurrent, estimation: Estimation
+    ledger: Ledger,
+    stack: Acquisition,
+    new: Sequence[EmbeddedSlice],
+    recurrent: Recurrent,
+    estimation: Estimation,
 ) -> None:
-    """Add an embedded slice to its stack and estimate it anew; one that cannot be labelled is refused."""
-    partial = stack.partial.with_slices(new)
+    """Add embedded slices to their stack and estimate it anew; if that cannot be, they are refused."""
+    partial = stack.partial.with_slices(*new)
     try:
         estimate = estimate_strata(partial, recurrent, estimation, stack.share_seen(len(partial)))
     except InferenceError as error:
-        ledger.unusable(stack, new.index, Rule.NOT_LABELLED, str(error))
+        for one in new:
+            ledger.unusable(stack, one.index, Rule.NOT_LABELLED, str(error))
     else:
         ledger.labelled(stack, partial, estimate)
 

@@ -95,6 +95,16 @@ def test_live_messages_equal_the_offline_network_on_every_prefix(replayed, stack
         assert message["state"] == "open"
 
 
+def test_labelled_once_a_stack_ends_as_it_does_labelled_slice_by_slice(forms, replayed):
+    """Without --live-json the recurrent network runs once a stack; nobody can tell by the result."""
+    slice_by_slice, _ = replayed["imagej"]
+    done = rcm("replay", *forms["imagej"], "--json", "-")
+    once = json.loads(done.stdout)
+    for message in (slice_by_slice, once):
+        del message["time_s"], message["time_ns"]
+    assert once == slice_by_slice
+
+
 def test_csv_has_a_row_a_slice(replayed):
     final, folder = replayed["ome"]
     with (folder / "ome.csv").open() as file:

@@ -115,7 +115,11 @@ def stack_of(n, stack_id="s.1 ~%"):
         ledger.accept(parse(sender.slice(stack_id, i)), 0.0)
         new = EmbeddedSlice(i, 3.0 * i, np.zeros(4, np.float32), flags=("dark",) if i == 1 else ())
         take_in(
-            ledger, stack, new, lambda e, z, w: Recurrence(one_hot(np.digitize(z, [4.0, 10.0]))), Estimation()
+            ledger,
+            stack,
+            [new],
+            lambda e, z, w: Recurrence(one_hot(np.digitize(z, [4.0, 10.0]))),
+            Estimation(),
         )
     return stack
 

@@ -85,7 +85,7 @@ def test_final_state_waits_for_pending_slices(desk, sender):
     stack = desk.ledger.accept(parse(sender.slice("s", 0)), 0.0).embed
     desk.send(sender.end("s", 1))
     assert stack.state == "open"
-    take_in(desk.ledger, stack, EmbeddedSlice(0, 0.0, np.zeros(4, np.float32)), recurrent, Estimation())
+    take_in(desk.ledger, stack, [EmbeddedSlice(0, 0.0, np.zeros(4, np.float32))], recurrent, Estimation())
     assert stack.state == "complete"
 
 
