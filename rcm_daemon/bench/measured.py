@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA = "rcm-bench-1"
+REPLAY = "replay"
 PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
 SHORT_STACK, NEAR = 5, 4
 """Flatness compares stacks of 5 slices with the longest, each with its neighbours so far away."""
@@ -82,6 +83,7 @@ class Measured:
     at_frame_rate: Pace = field(default_factory=Pace)
     back_to_back: Pace = field(default_factory=Pace)
     script: list[Sample] = field(default_factory=list)
+    archive: list[dict[str, float]] = field(default_factory=list)
     largest_difference: float = 0.0
     lightness: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -94,6 +96,7 @@ class Measured:
             "at_frame_rate": self.at_frame_rate.fields(),
             "back_to_back": self.back_to_back.fields(),
             "script": self._script(),
+            "archive": self._archive(),
             "by_stack_length": {
                 "end_to_end": _pairs(self.at_frame_rate.answers),
                 "script": _pairs(self.script),
@@ -114,6 +117,15 @@ class Measured:
             "script / end to end, p50": longest.ms / ours,
             "largest_difference": self.largest_difference,
         }
+
+    def _archive(self) -> dict[str, Any]:
+        """Return slices a second of each way, medians of all rounds, and replay against the best batch."""
+        if not self.archive:
+            return {}
+        found = {name: float(np.median([one[name] for one in self.archive])) for name in self.archive[0]}
+        batched = [fps for name, fps in found.items() if name != REPLAY]
+        ratio = {"replay / best batches": found[REPLAY] / max(batched)} if batched else {}
+        return {"slices_per_s": found, "ratios": ratio}
 
 
 def _pairs(samples: Sequence[Sample]) -> list[list[float]]:

@@ -56,6 +56,10 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
             f"{script['p50_ms']:.0f} ms, {script['script / end to end, p50']:.1f} x end to end; "
             f"answers differ by {script['largest_difference']:.1g} at most",
         ]
+    if archive := fields["archive"]:
+        rates = ", ".join(f"{name} {fps:.1f}" for name, fps in archive["slices_per_s"].items())
+        lines += ["", f"a recorded stack, slices a second: {rates}"]
+        lines += [f"{name:44}{ratio:9.2f}" for name, ratio in archive["ratios"].items()]
     if fields["lightness"]:
         lines += ["", *_lightness(fields["lightness"])]
     return lines + [f"note: {note}" for note in fields["notes"]]

@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import zmq
 
+from rcm_daemon.bench.archive import Archive
 from rcm_daemon.bench.lightness import command_s, cpu_share, family_of, installed_mb, memory_mb
 from rcm_daemon.bench.machine import describe_machine, versions
 from rcm_daemon.bench.measured import Measured
@@ -109,6 +111,9 @@ def run_bench(
             measured.notes.append("only the CNN was timed: it sees the slice below too, no daemon serves it")
             run.rivals_alone(fps, n_rounds)
             return measured
+        archive_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        fields = np.stack([run.fields[index % len(run.fields)] for index in range(n_slices)])
+        archive = Archive(archive_folder, bundle, networks, pictures, fields)
         daemon = _start(stack, folder, ("--provider", provider, "--variant", networks.variant), measured)
         pids = family_of(daemon.process.pid)
         stream = stack.enter_context(Stream(stack.enter_context(zmq.Context()), daemon))
@@ -116,6 +121,7 @@ def run_bench(
             _say(f"round {number + 1} of {n_rounds}")
             run.play(stream, measured.at_frame_rate, f"paced {number}", fps)
             run.play(stream, measured.back_to_back, f"back to back {number}", None)
+            measured.archive.append(archive.run())
         _say(f"idle for {IDLE_S:g} s")
         rss_mb, pss_mb = memory_mb(pids)
         measured.lightness |= {"resident_mb": rss_mb, "resident_shared_once_mb": pss_mb}
@@ -165,7 +171,7 @@ class _Run:
         self._networks = networks
         self._pictures = pictures
         self._slices = pictures.slices()
-        self._fields = [field_of(one, bundle) for one in self._slices[: len(pictures.images)]]
+        self.fields = [field_of(one, bundle) for one in self._slices[: len(pictures.images)]]
         self._bare = BareCnn(networks)
         self._others = others
         self._measured = measured
@@ -205,7 +211,7 @@ class _Run:
 
     def _rivals(self, pace: Pace, index: int) -> None:
         """Run the bare CNN, and one of the others."""
-        image = self._fields[index % len(self._fields)]
+        image = self.fields[index % len(self.fields)]
         pace.note_rival(self._bare.name, self._bare.run(image))
         if self._others:
             other = self._others[index % len(self._others)]

@@ -69,6 +69,11 @@ class GpuCnn:
         return np.array(self._embeddings.numpy()[0], dtype=np.float32)
 
 
+def network_file(manifest: Manifest, variant: VariantName) -> str:
+    """Name the file of one variant of a bundle's CNN."""
+    return "cnn.onnx" if variant == "fp32" else manifest.variants[variant].network
+
+
 def open_cnn(
     bundle: VerifiedBundle,
     variant: VariantName,
@@ -85,7 +90,7 @@ def open_cnn(
         The provider refuses it.
     """
     manifest = bundle.manifest
-    name = "cnn.onnx" if variant == "fp32" else manifest.variants[variant].network
+    name = network_file(manifest, variant)
     model = bundle.files[name]
     if provider == "openvino":
         return open_openvino(model, name, manifest, execution)

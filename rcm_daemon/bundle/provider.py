@@ -37,6 +37,7 @@ def open_session(
     *,
     in_graph: bool = False,
     half: bool = False,
+    batch: int = 1,
 ) -> Any:
     """Create one `onnxruntime.InferenceSession` from bytes, without noise on stdout or stderr.
 
@@ -56,6 +57,8 @@ def open_session(
         Record all kernels of a run as one CUDA graph (provider cuda, IO binding, one shape).
     half
         Whether TensorRT may compute in float16.
+    batch
+        Slices a run; memory is planned once for that.
 
     Raises
     ------
@@ -72,8 +75,7 @@ def open_session(
     if spin_us == 0:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
-    # Slices are embedded one by one, so memory is planned once for this one shape.
-    options.add_free_dimension_override_by_name("batch", 1)
+    options.add_free_dimension_override_by_name("batch", batch)
     providers: list[Any] = ["CPUExecutionProvider"]
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -47,6 +47,10 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
     assert fields["at_frame_rate"]["fps"] > 0
     assert 0 <= fields["script"]["largest_difference"] <= 1e-5
     assert fields["script"]["n_slices"] == 5
+    rates = fields["archive"]["slices_per_s"]
+    assert set(rates) == {"replay", *(f"batches of {size}" for size in (1, 2, 4, 8, 16))}
+    batched = [rate for name, rate in rates.items() if name != "replay"]
+    assert fields["archive"]["ratios"] == {"replay / best batches": rates["replay"] / max(batched)}
     assert [n for n, _ in fields["by_stack_length"]["end_to_end"]] == list(range(1, 15))
     light = fields["lightness"]
     assert 0 < light["resident_shared_once_mb"] <= light["resident_mb"]
