@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA = "rcm-bench-1"
-REPLAY = "replay"
+REPLAY, TRANSPORT = "replay", "transport alone"
 PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
 SHORT_STACK, NEAR = 5, 4
 """Flatness compares stacks of 5 slices with the longest, each with its neighbours so far away."""
@@ -44,7 +44,9 @@ class Pace:
         found: dict[str, Any] = {name: asdict(summary) for name, summary in rivals.items()}
         bare = rivals["bare"]
         ratios = {
-            f"{name} / bare p50": s.p50_ms / bare.p50_ms for name, s in rivals.items() if name != "bare"
+            f"{name} / bare p50": s.p50_ms / bare.p50_ms
+            for name, s in rivals.items()
+            if name not in ("bare", TRANSPORT)
         }
         if self.answers:
             end_to_end = summarise([sample.ms for sample in self.answers])
@@ -53,7 +55,7 @@ class Pace:
             total = self.parts["total_ms"]
             beyond = [sample.ms - inside for sample, inside in zip(self.answers, total, strict=True)]
             found["parts"]["transport_ms"] = asdict(summarise(beyond))
-            ratios |= _beyond(end_to_end, bare) | self._flatness()
+            ratios |= _beyond(end_to_end, bare, rivals.get(TRANSPORT)) | self._flatness()
         return found | {"ratios": ratios, "fps": float(np.median(self.fps))}
 
     def _flatness(self) -> dict[str, float]:
@@ -67,12 +69,16 @@ class Pace:
         }
 
 
-def _beyond(end_to_end: Summary, bare: Summary) -> dict[str, float]:
-    return {
+def _beyond(end_to_end: Summary, bare: Summary, transport: Summary | None) -> dict[str, float]:
+    found = {
         "end to end - bare, p50 ms": end_to_end.p50_ms - bare.p50_ms,
         "end to end - bare, p99 ms": end_to_end.p99_ms - bare.p99_ms,
         "end to end / bare, p50": end_to_end.p50_ms / bare.p50_ms,
     }
+    if transport is not None:
+        beyond_ms = end_to_end.p50_ms - bare.p50_ms - transport.p50_ms
+        found["end to end - bare - transport alone, p50 ms"] = beyond_ms
+    return found
 
 
 @dataclass

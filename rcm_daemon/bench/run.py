@@ -14,6 +14,7 @@ import numpy as np
 import zmq
 
 from rcm_daemon.bench.archive import Archive
+from rcm_daemon.bench.echo import Echo
 from rcm_daemon.bench.lightness import command_s, cpu_share, family_of, installed_mb, memory_mb
 from rcm_daemon.bench.machine import describe_machine, versions
 from rcm_daemon.bench.measured import Measured
@@ -116,11 +117,13 @@ def run_bench(
         archive = Archive(archive_folder, bundle, networks, pictures, fields)
         daemon = _start(stack, folder, ("--provider", provider, "--variant", networks.variant), measured)
         pids = family_of(daemon.process.pid)
-        stream = stack.enter_context(Stream(stack.enter_context(zmq.Context()), daemon))
+        context = stack.enter_context(zmq.Context())
+        echo = stack.enter_context(Echo(context, pictures))
+        stream = stack.enter_context(Stream(context, daemon))
         for number in range(n_rounds):
             _say(f"round {number + 1} of {n_rounds}")
-            run.play(stream, measured.at_frame_rate, f"paced {number}", fps)
-            run.play(stream, measured.back_to_back, f"back to back {number}", None)
+            run.play(stream, echo, measured.at_frame_rate, f"paced {number}", fps)
+            run.play(stream, echo, measured.back_to_back, f"back to back {number}", None)
             measured.archive.append(archive.run())
         _say(f"idle for {IDLE_S:g} s")
         rss_mb, pss_mb = memory_mb(pids)
@@ -176,7 +179,7 @@ class _Run:
         self._others = others
         self._measured = measured
 
-    def play(self, stream: Stream, pace: Pace, stack_id: str, fps: float | None) -> None:
+    def play(self, stream: Stream, echo: Echo, pace: Pace, stack_id: str, fps: float | None) -> None:
         """Play one stack; the rivals run in the gaps, or, without a rate, in turn with the daemon."""
         n_slices = len(self._slices)
         script_at = _script_lengths(n_slices)
@@ -191,6 +194,9 @@ class _Run:
             pace.note_answer(Sample(index + 1, answer.ms), answer.message)
             if index + 1 in script_at:
                 kept[index + 1] = answer.message
+            if fps is not None:
+                pause_until(due_s - 0.75 / fps)
+            pace.note_rival(echo.name, echo.run(index))
             if fps is not None:
                 pause_until(due_s - 0.5 / fps)
             self._rivals(pace, index)

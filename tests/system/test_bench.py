@@ -40,7 +40,9 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
     fields = json.loads(found.read_text())
     for pace in (fields["at_frame_rate"], fields["back_to_back"]):
         assert set(pace["end_to_end"]) == set(pace["bare"]) == SUMMARY
-        assert pace["end_to_end"]["n"] == pace["bare"]["n"] == 28
+        assert pace["end_to_end"]["n"] == pace["bare"]["n"] == pace["transport alone"]["n"] == 28
+        beyond_ms = pace["ratios"]["end to end - bare, p50 ms"] - pace["transport alone"]["p50_ms"]
+        assert pace["ratios"]["end to end - bare - transport alone, p50 ms"] == pytest.approx(beyond_ms)
         parts = pace["parts"]
         assert parts["total_ms"]["p50_ms"] <= pace["end_to_end"]["p50_ms"]
         assert all(parts[f"{part}_ms"]["max_ms"] > 0 for part in ("wait", "embed", "label", "transport"))
