@@ -267,6 +267,9 @@ def bench(
     fps: Annotated[float, typer.Option(min=0.1, max=1000, help="Slices a second, gaps included.")] = 10.0,
     slices: Annotated[int, typer.Option(min=1, max=1000, help="Slices of each stack.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Stacks played at each pace.")] = 3,
+    instruments: Annotated[
+        int, typer.Option(min=1, max=16, help="How many send at once in the last part.")
+    ] = 3,
     size: Annotated[int, typer.Option(min=64, max=4096, help="Rows and columns of a slice.")] = 1000,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="CNN.pt", help="Trained CNN to time in torch, where installed.")
@@ -293,6 +296,7 @@ def bench(
         fps=fps,
         n_slices=slices,
         n_rounds=rounds,
+        n_instruments=instruments,
         side_px=size,
         checkpoint=checkpoint,
     )

@@ -30,22 +30,26 @@ class LocalDaemon:
         For its state, its log and the socket it says READY on; the caller's to remove.
     options
         Of `serve`, besides the endpoints.
+    n_controllers
+        How many it takes slices from.
 
     Attributes
     ----------
-    slices, results, control
-        Its endpoints.
+    controllers, results, control
+        Its endpoints; `slices` is the first of `controllers`.
     log
         Its log, which other processes may write to as well.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.slices, self.results, self.control = (free_endpoint() for _ in range(3))
+    def __init__(self, folder: Path, *options: str, n_controllers: int = 1) -> None:
+        self.results, self.control, *self.controllers = (free_endpoint() for _ in range(2 + n_controllers))
+        self.slices = self.controllers[0]
         self._log_path = folder / "log"
         self.log = self._log_path.open("w")
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(folder / "notify"))
-        command = [sys.executable, "-m", "rcm_daemon", "serve", "--slices-connect", self.slices]
+        command = [sys.executable, "-m", "rcm_daemon", "serve"]
+        command += [word for endpoint in self.controllers for word in ("--slices-connect", endpoint)]
         command += ["--results-bind", self.results, "--control-bind", self.control]
         command += ["--state-dir", str(folder / "state"), *options]
         environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}

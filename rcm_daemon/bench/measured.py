@@ -12,6 +12,8 @@ from rcm_daemon.bench.timings import Sample, Summary, median_by_length, near, su
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rcm_daemon.bench.together import PlayedTogether
+
 SCHEMA = "rcm-bench-1"
 REPLAY, TRANSPORT = "replay", "transport alone"
 PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
@@ -90,6 +92,7 @@ class Measured:
     back_to_back: Pace = field(default_factory=Pace)
     script: list[Sample] = field(default_factory=list)
     archive: list[dict[str, float]] = field(default_factory=list)
+    together: list[PlayedTogether] = field(default_factory=list)
     largest_difference: float = 0.0
     lightness: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -102,6 +105,7 @@ class Measured:
             "at_frame_rate": self.at_frame_rate.fields(),
             "back_to_back": self.back_to_back.fields(),
             "script": self._script(),
+            "together": self._together(),
             "archive": self._archive(),
             "by_stack_length": {
                 "end_to_end": _pairs(self.at_frame_rate.answers),
@@ -123,6 +127,12 @@ class Measured:
             "script / end to end, p50": longest.ms / ours,
             "largest_difference": self.largest_difference,
         }
+
+    def _together(self) -> dict[str, Any]:
+        if not self.together:
+            return {}
+        ms = [one for played in self.together for one in played.ms]
+        return {"end_to_end": asdict(summarise(ms)), "n_lost": sum(played.n_lost for played in self.together)}
 
     def _archive(self) -> dict[str, Any]:
         """Return slices a second of each way, medians of all rounds, and replay against the best batch."""

@@ -49,6 +49,10 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
     ]
     for key, title in (("at_frame_rate", "at the frame rate"), ("back_to_back", "back to back")):
         lines += ["", *_pace(fields[key], f"{title}, {fields[key]['fps']:.1f} slices a second")]
+    if together := fields["together"]:
+        title = f"{options['n_instruments']} instruments at {options['fps']:g} a second each"
+        lines += ["", *_table({"end_to_end": together["end_to_end"]}, title)]
+        lines += [f"{'lost':44}{together['n_lost']:9d}"]
     if script := fields["script"]:
         lines += [
             "",
@@ -68,11 +72,15 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
 def _pace(pace: dict[str, Any], title: str) -> list[str]:
     rows = {name: found for name, found in pace.items() if isinstance(found, dict) and "p50_ms" in found}
     rows |= {f"  {part.removesuffix('_ms')}": found for part, found in pace.get("parts", {}).items()}
+    return _table(rows, title) + [f"{name:44}{ratio:9.2f}" for name, ratio in pace["ratios"].items()]
+
+
+def _table(rows: dict[str, dict[str, Any]], title: str) -> list[str]:
     lines = [f"{title:44}" + "".join(f"{column.removesuffix('_ms'):>9}" for column in SUMMARY_COLUMNS)]
     for name, row in rows.items():
         *times, n = (row[column] for column in SUMMARY_COLUMNS)
         lines.append(f"{name.replace('_', ' '):44}" + "".join(f"{ms:9.2f}" for ms in times) + f"{n:9d}")
-    return lines + [f"{name:44}{ratio:9.2f}" for name, ratio in pace["ratios"].items()]
+    return lines
 
 
 def _lightness(light: dict[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ from rcm_daemon.bench.rivals import (
 )
 from rcm_daemon.bench.stream import Pictures, Stream, pause_until
 from rcm_daemon.bench.timings import Sample
+from rcm_daemon.bench.together import play_together
 from rcm_daemon.bundle.location import resolve_bundle
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
@@ -60,6 +61,7 @@ def run_bench(
     fps: float,
     n_slices: int,
     n_rounds: int,
+    n_instruments: int,
     side_px: int,
     checkpoint: Path | None,
 ) -> Measured:
@@ -72,7 +74,9 @@ def run_bench(
     n_slices
         Of each stack, fewer where the bundle labels no more.
     n_rounds
-        Each plays one stack at the frame rate and one back to back.
+        Each plays one stack at the frame rate, one back to back, and one on each of the instruments.
+    n_instruments
+        How many send at once in the last part of each round.
     side_px
         Rows and columns of a slice.
     checkpoint
@@ -98,7 +102,13 @@ def run_bench(
             "bundle": {"name": manifest.name, "version": manifest.version, "digest": bundle.digest},
             "provider": networks.provider,
             "variant": networks.variant,
-            "options": {"fps": fps, "n_slices": n_slices, "n_rounds": n_rounds, "side_px": side_px},
+            "options": {
+                "fps": fps,
+                "n_slices": n_slices,
+                "n_rounds": n_rounds,
+                "n_instruments": n_instruments,
+                "side_px": side_px,
+            },
         }
     )
     pictures = Pictures.render(manifest, n_slices, side_px)
@@ -115,15 +125,17 @@ def run_bench(
         archive_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         fields = np.stack([run.fields[index % len(run.fields)] for index in range(n_slices)])
         archive = Archive(archive_folder, bundle, networks, pictures, fields)
-        daemon = _start(stack, folder, ("--provider", provider, "--variant", networks.variant), measured)
+        options = ("--bundle", str(folder), "--provider", provider, "--variant", networks.variant)
+        daemon = _start(stack, options, n_instruments, measured)
         pids = family_of(daemon.process.pid)
         context = stack.enter_context(zmq.Context())
         echo = stack.enter_context(Echo(context, pictures))
-        stream = stack.enter_context(Stream(context, daemon))
+        streams = [stack.enter_context(Stream(context, daemon, number)) for number in range(n_instruments)]
         for number in range(n_rounds):
             _say(f"round {number + 1} of {n_rounds}")
-            run.play(stream, echo, measured.at_frame_rate, f"paced {number}", fps)
-            run.play(stream, echo, measured.back_to_back, f"back to back {number}", None)
+            run.play(streams[0], echo, measured.at_frame_rate, f"paced {number}", fps)
+            run.play(streams[0], echo, measured.back_to_back, f"back to back {number}", None)
+            measured.together.append(play_together(streams, pictures, f"together {number}", fps))
             measured.archive.append(archive.run())
         _say(f"idle for {IDLE_S:g} s")
         rss_mb, pss_mb = memory_mb(pids)
@@ -134,12 +146,12 @@ def run_bench(
     return measured
 
 
-def _start(stack: ExitStack, bundle: Path, options: tuple[str, ...], measured: Measured) -> LocalDaemon:
+def _start(stack: ExitStack, options: tuple[str, ...], n_controllers: int, measured: Measured) -> LocalDaemon:
     """Start a daemon some times over; the last one stays."""
     ready_s = []
     for number in range(N_STARTS):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        daemon = LocalDaemon(folder, "--bundle", str(bundle), *options)
+        daemon = LocalDaemon(folder, *options, n_controllers=n_controllers)
         with ExitStack() as only_if_last:
             only_if_last.enter_context(daemon)
             ready_s.append(daemon.await_ready(START_PATIENCE_S))

@@ -48,16 +48,19 @@ class Stream:
         Of the publisher's socket.
     daemon
         Is ready.
+    number
+        Which of the daemon's controllers it is.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], daemon: LocalDaemon) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], daemon: LocalDaemon, number: int = 0) -> None:
         self._daemon = daemon
-        self._controller = Controller(INSTRUMENT, str(time.time_ns()))
-        self._publisher = Publisher(context, daemon.slices)
-        self._results = subscribe(daemon.results, f"strata.{INSTRUMENT}.")
+        instrument, endpoint = f"{INSTRUMENT}-{number}", daemon.controllers[number]
+        self._controller = Controller(instrument, str(time.time_ns()))
+        self._publisher = Publisher(context, endpoint)
+        self._results = subscribe(daemon.results, f"strata.{instrument}.")
         self._plan: StackPlan | None = None
         if not self._publisher.wait_for_subscriber(PATIENCE_MS / 1e3):
-            raise RcmError(f"the daemon must connect to {daemon.slices}, it did not")
+            raise RcmError(f"the daemon must connect to {endpoint}, it did not")
 
     def __enter__(self) -> Stream:
         return self
@@ -84,11 +87,11 @@ class Stream:
             raise RcmError(f"the daemon must take every slice, it refused: {fields['rejected_reason'][-1]}")
         return Answer((received_ns - begun_ns) / 1e6, fields)
 
-    def end(self, n_slices: int) -> None:
-        """End the stack, and wait for its final result."""
+    def end(self, n_slices: int) -> dict[str, Any]:
+        """End the stack; returns its final result."""
         assert self._plan is not None  # noqa: S101
         self._publisher.send(self._controller.end(self._plan, n_slices))
-        self._until(lambda fields: fields["state"] != "open")
+        return self._until(lambda fields: fields["state"] != "open")[1]
 
     def _until(self, wanted: Any) -> tuple[int, dict[str, Any]]:
         while True:

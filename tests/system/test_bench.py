@@ -49,6 +49,8 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
     assert fields["at_frame_rate"]["fps"] > 0
     assert 0 <= fields["script"]["largest_difference"] <= 1e-5
     assert fields["script"]["n_slices"] == 5
+    assert fields["together"]["n_lost"] == 0
+    assert fields["together"]["end_to_end"]["n"] == 2 * 3 * 14
     rates = fields["archive"]["slices_per_s"]
     assert set(rates) == {"replay", *(f"batches of {size}" for size in (1, 2, 4, 8, 16))}
     batched = [rate for name, rate in rates.items() if name != "replay"]

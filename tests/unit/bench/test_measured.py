@@ -15,7 +15,7 @@ def measured_run(n_slices=20, growth_ms=0.1):
     """Two rounds of a daemon that takes 12 ms and `growth_ms` a slice more, over a bare CNN of 8 ms."""
     machine = {"cpu": "x", "n_cores": 2, "n_cores_allowed": 2, "gpu": "", "load_average": [0.0, 0.0, 0.0]}
     bundle = {"name": "tiny", "version": "1", "digest": "d" * 64}
-    options = {"n_rounds": 2, "n_slices": n_slices, "side_px": 64}
+    options = {"fps": 10.0, "n_rounds": 2, "n_slices": n_slices, "n_instruments": 3, "side_px": 64}
     about = {"machine": machine, "bundle": bundle, "options": options}
     measured = Measured({**about, "versions": {"python": "3"}, "provider": "cpu"})
     for pace in (measured.at_frame_rate, measured.back_to_back):
