@@ -37,7 +37,7 @@ def default_state_dir() -> Path:
 
 def _endpoint(value: str) -> str:
     scheme, found, address = value.partition("://")
-    if not found or scheme not in ("tcp", "ipc") or not address:
+    if not found or scheme not in ("tcp", "ipc") or not address or re.search(r"\s", value):
         raise ValueError("an endpoint reads tcp://HOST:PORT or ipc://PATH")
     if scheme == "tcp":
         host, colon, port = address.rpartition(":")

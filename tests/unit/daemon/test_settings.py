@@ -70,6 +70,11 @@ def test_every_fault_is_listed(tmp_path, monkeypatch):
     assert len(found) == 7
 
 
+def test_two_endpoints_in_one_are_not_taken_for_a_remote_one():
+    found = faults(slices_connect=["tcp://127.0.0.1:1 tcp://127.0.0.1:2"])
+    assert found == [f for f in found if "slices_connect.0: an endpoint reads tcp://HOST:PORT" in f] != []
+
+
 @pytest.mark.parametrize("text", ["provider = ", "\xff"])
 def test_unreadable_file(tmp_path, text):
     config = tmp_path / "rcm.toml"
