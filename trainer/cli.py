@@ -129,6 +129,9 @@ def cnn(
     without: Annotated[
         list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")
     ] = None,
+    distance_weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of telling distances to the boundaries, 0 = strata alone.")
+    ] = 0.0,
     shares: Annotated[
         str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
     ] = "245,61,198",
@@ -166,6 +169,7 @@ def cnn(
         label_smoothing=label_smoothing,
         seed=seed,
         switched_off=tuple(without or ()),
+        distance_weight=distance_weight,
         **method_of(method, "cnn"),
     )
     chosen = choose_device(device)

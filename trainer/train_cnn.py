@@ -18,6 +18,7 @@ from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from trainer.data.augmentation import Augmentation, Augmenter
 from trainer.data.split import z_steps
+from trainer.distances import compressed_distances, distance_loss
 from trainer.metrics import confusion, label_metrics
 from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
@@ -73,6 +74,8 @@ class CnnRecipe:
         Of everything random.
     switched_off
         Kinds of augmentation left out.
+    distance_weight
+        Of the second task in the loss, see `trainer.distances`; 0 = strata alone.
     """
 
     width: float = 0.25
@@ -89,6 +92,14 @@ class CnnRecipe:
     norm_momentum: float = 0.03
     seed: int = 0
     switched_off: tuple[str, ...] = ()
+    distance_weight: float = 0.0
+
+    def network(self) -> InceptionStrata:
+        """Return the network it is about, untrained."""
+        with_distances = self.distance_weight > 0
+        return InceptionStrata(
+            self.width, self.size, self.dropout, self.n_slices, with_distances=with_distances
+        )
 
 
 def train_cnn(
@@ -144,7 +155,7 @@ def train_cnn(
                 f"a training needs slices to train on and to validate on, the {part} part has none"
             )
     torch.manual_seed(recipe.seed)
-    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
+    network = recipe.network()
     if imagenet is not None:
         network.load_imagenet(imagenet)
     about = provenance(prepared.data, split, recipe.seed)
@@ -195,11 +206,12 @@ class _Run:
         drawn = rng.choice(self.rows, self.n_per_epoch, replace=False)
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         augmenter = Augmenter(Augmentation().without(list(recipe.switched_off)), generator)
-        labels = self.prepared.labels
+        labels, distances = self.prepared.labels, compressed_distances(self.prepared.data)
         parameters = list(self.network.parameters())
         self.network.train()
         n_seen, read_s, started = 0, 0.0, time.perf_counter()
         loss_sum, n_right = torch.zeros((), device=device), torch.zeros((), device=device)
+        distance_sum = torch.zeros((), device=device)
         for batch in range(self.n_batches):
             n_steps = (epoch - 1) * self.n_batches + batch
             rate = learning_rate(n_steps / (recipe.n_epochs * self.n_batches), recipe.learning_rate)
@@ -212,10 +224,16 @@ class _Run:
             field = augmenter(slices) if recipe.n_slices == 1 else augmenter.with_neighbours(slices)
             read_s += time.perf_counter() - read_from
             with self.mixed:
-                logits_BK = self.network(field)
+                embedding_BE = self.network.embed(field)
+                logits_BK = self.network.classify(embedding_BE)
                 loss = functional.cross_entropy(
                     logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing
                 )
+                if recipe.distance_weight:
+                    wanted_B2 = torch.from_numpy(distances[rows]).to(device, non_blocking=True)
+                    missed = distance_loss(self.network.distances(embedding_BE).float(), wanted_B2)
+                    loss = loss + recipe.distance_weight * missed
+                    distance_sum += missed.detach() * len(rows)
             self.mixed.step(loss, self.optimizer, parameters)
             self.average.update(self.network, n_steps + 1)
             n_seen += len(rows)
@@ -230,7 +248,8 @@ class _Run:
         seconds = time.perf_counter() - started
         # Reading, warping and the network take turns on the same cores, so both rates are of one run. On a
         # GPU the warp runs on behind this clock, which then tells of reading alone.
-        return {
+        second = {"distance_loss": distance_sum.item() / n_seen} if recipe.distance_weight else {}
+        return second | {
             "loss": loss_sum.item() / n_seen,
             "accuracy": n_right.item() / n_seen,
             "learning_rate": rate,
@@ -252,7 +271,7 @@ def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
     """
     checkpoint = load_checkpoint(path, CNN_SCHEMA)
     recipe = CnnRecipe(**checkpoint["recipe"])
-    network = InceptionStrata(recipe.width, recipe.size, recipe.dropout, recipe.n_slices)
+    network = recipe.network()
     network.load_state_dict(checkpoint["average"] if "average" in checkpoint else checkpoint["network"])
     return network.eval(), checkpoint
 
@@ -260,7 +279,9 @@ def load_cnn(path: Path) -> tuple[InceptionStrata, dict[str, Any]]:
 def _start(network: InceptionStrata, path: Path, prepared: PreparedSet, rows: np.ndarray) -> str:
     if not is_bundle(path):
         other, checkpoint = load_cnn(path)
-        take_state(network, other.state_dict(), path)
+        # A second task is no part of what is taken over.
+        shared = {name: value for name, value in other.state_dict().items() if name in network.state_dict()}
+        take_state(network, shared, path)
         return origin(checkpoint["provenance"])
     bundle = open_start(path)
     with_classifier = take_cnn(network, bundle)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
 from trainer.networks.preprocess import resize, standardise
 from trainer.torch_file import read_torch_file
@@ -218,9 +219,19 @@ class InceptionStrata(nn.Module):
     n_slices
         Neighbouring slices it sees as channels, the one it labels in the middle: 1, or 3. With 3, fields are
         [B, 3, S, S] wherever [B, S, S] is said.
+    with_distances
+        Whether it also has a layer that says how far a slice lies below each boundary, for training alone.
     """
 
-    def __init__(self, width: float = 1.0, size: int = 299, dropout: float = 0.2, n_slices: int = 1) -> None:
+    def __init__(
+        self,
+        width: float = 1.0,
+        size: int = 299,
+        dropout: float = 0.2,
+        n_slices: int = 1,
+        *,
+        with_distances: bool = False,
+    ) -> None:
         super().__init__()
         if size < SMALLEST_INPUT:
             raise DataSetError(
@@ -248,6 +259,8 @@ class InceptionStrata(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc_embedding = nn.Linear(self.Mixed_7c.n_out, EMBEDDING_SIZE)
         self.fc = nn.Linear(EMBEDDING_SIZE, N_CLASSES)
+        if with_distances:
+            self.fc_distances = nn.Linear(EMBEDDING_SIZE, len(BOUNDARIES))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -273,8 +286,17 @@ class InceptionStrata(nn.Module):
 
     def forward(self, field_BSS: torch.Tensor) -> torch.Tensor:
         """Map slices [B, S, S] in grey levels 0..255 to class logits [B, 3]."""
-        logits_BK: torch.Tensor = self.fc(functional.relu(self.embed(field_BSS)))
+        return self.classify(self.embed(field_BSS))
+
+    def classify(self, embedding_BE: torch.Tensor) -> torch.Tensor:
+        """Map embeddings [B, 256] to class logits [B, 3]."""
+        logits_BK: torch.Tensor = self.fc(functional.relu(embedding_BE))
         return logits_BK
+
+    def distances(self, embedding_BE: torch.Tensor) -> torch.Tensor:
+        """Map embeddings [B, 256] to compressed distances below both boundaries [B, 2]."""
+        distances_B2: torch.Tensor = self.fc_distances(embedding_BE)
+        return distances_B2
 
     def load_imagenet(self, path: Path) -> None:
         """Take the trunk's weights from a torchvision `inception_v3` state-dict file.
