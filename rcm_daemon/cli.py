@@ -167,14 +167,13 @@ def replay(
     """Label recorded stacks through the daemon's own pipeline."""
     from rcm_daemon.bundle.estimator import estimation_of
     from rcm_daemon.bundle.location import resolve_bundle
-    from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.bundle.verify import load_verified
     from rcm_daemon.core.mosaic import MosaicRule
+    from rcm_daemon.replay import open_for_replay
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
-    networks = Networks.open(
-        load_verified(resolve_bundle(bundle)), provider or "auto", variant=variant or "fp32"
-    )
+    opened = load_verified(resolve_bundle(bundle))
+    networks = open_for_replay(opened, provider or "auto", variant or "fp32")
     outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
         paths,

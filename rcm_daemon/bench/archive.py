@@ -12,7 +12,7 @@ from rcm_daemon.bench.measured import REPLAY
 from rcm_daemon.bundle.cnn import network_file
 from rcm_daemon.bundle.provider import open_session
 from rcm_daemon.readers import open_stack
-from rcm_daemon.replay import Replayer
+from rcm_daemon.replay import Replayer, open_for_replay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,8 @@ class Archive:
             resolution=(1 / pitch_um, 1 / pitch_um),
             metadata={"axes": "ZYX", "spacing": z_um[-1] / max(1, len(z_um) - 1), "unit": "um"},
         )
-        self._replayer = Replayer(networks, live=False, thumbnails=False)
+        opened = open_for_replay(bundle, networks.provider, networks.variant)
+        self._replayer = Replayer(opened, live=False, thumbnails=False)
         self._fields = fields
         self._sessions: dict[int, Any] = {}
         if networks.provider in ("cpu", "cuda"):  # others take more than an option to batch

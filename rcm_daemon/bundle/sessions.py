@@ -13,6 +13,7 @@ from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.bundle.execution import ON_GPU, SPIN_US, Execution
 from rcm_daemon.bundle.manifest import variant_digest
 from rcm_daemon.bundle.openvino_cnn import openvino_fault
+from rcm_daemon.bundle.processor import n_cores
 from rcm_daemon.bundle.provider import cuda_fault, open_session, tensorrt_fault
 from rcm_daemon.bundle.variants import choose
 from rcm_daemon.core.pipeline import Recurrence
@@ -42,7 +43,9 @@ NEEDS = {
 
 
 class Networks:
-    """CNN and recurrent network of one verified bundle in ONNX Runtime sessions; one caller at a time.
+    """CNN and recurrent network of one verified bundle in ONNX Runtime sessions.
+
+    One caller at a time, but for `embed`, which `n_lanes` threads may call at once.
 
     Attributes
     ----------
@@ -54,18 +57,23 @@ class Networks:
         Where the CNN runs; the recurrent network is faster on the CPU and always runs there.
     variant, reason
         Which form of the CNN runs, and why that one.
+    n_lanes
+        Threads that embed slices side by side: one a core where a run on the CPU takes one thread, else one.
     n_cnn_runs
         Slices embedded since opening, warm-up not counted.
     estimator_parameters
         Of the bundle's monotone estimator, None where it has none.
     """
 
-    def __init__(self, bundle: VerifiedBundle, chosen: Chosen, rcn: Any, provider: ProviderName) -> None:
+    def __init__(
+        self, bundle: VerifiedBundle, chosen: Chosen, rcn: Any, provider: ProviderName, n_threads: int
+    ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.digest = variant_digest(bundle.digest, chosen.variant)
         self.provider = provider
         self.variant = chosen.variant
         self.reason = chosen.reason
+        self.n_lanes = n_cores() if provider == "cpu" and n_threads == 1 else 1
         self.n_cnn_runs = 0
         self.estimator_parameters = estimator_parameters(bundle)
         self.domain = self.estimator_parameters.domain if self.estimator_parameters else None
@@ -115,7 +123,7 @@ class Networks:
     def _on(cls, provider: ProviderName, bundle: VerifiedBundle, rcn: Any, execution: Execution) -> Networks:
         chosen = choose(bundle, provider, execution)
         check_dimensions(bundle.manifest, chosen.cnn, rcn, bundle.folder)
-        networks = cls(bundle, chosen, rcn, provider)
+        networks = cls(bundle, chosen, rcn, provider, execution.threads)
         if provider in ON_GPU:
             networks.warm_up()  # what fails on a GPU often fails in its first run only
         return networks

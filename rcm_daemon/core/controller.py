@@ -56,9 +56,18 @@ class Controller:
         )
 
     def slice(
-        self, plan: StackPlan, index: int, image: NDArray[np.uint8] | NDArray[np.uint16], time_ns: int
+        self,
+        plan: StackPlan,
+        index: int,
+        image: NDArray[np.uint8] | NDArray[np.uint16],
+        time_ns: int,
+        *,
+        with_crc: bool = True,
     ) -> Slice:
-        """Send slice `index` of a stack; `image` [rows, columns] must be as planned."""
+        """Send slice `index` of a stack; `image` [rows, columns] must be as planned.
+
+        One that never leaves this process needs no checksum.
+        """
         blob = memoryview(np.ascontiguousarray(image).data).cast("B")
         header = SliceHeader(
             instrument=self._instrument,
@@ -73,7 +82,7 @@ class Controller:
             byte_order="little",
             encoding="raw",
             pixel_size_um=plan.pixel_size_um,
-            crc32=zlib.crc32(blob),
+            crc32=zlib.crc32(blob) if with_crc else 0,
             time_s=time_ns // 1_000_000_000,
             time_ns=time_ns % 1_000_000_000,
         )
