@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,7 +125,8 @@ def agreement_report(manifest: Path) -> dict[str, float]:
         ``share_<stratum>``; ``n_stacks``, ``n_slices``, ``mean_length``, ``shortest``, ``longest``;
         ``without_dej``, ``without_dermis``: shares of stacks that end before it;
         ``depth_only_accuracy``: by z; ``slice_number_accuracy``: by position in the stack;
-        ``depth_below_first_accuracy``: by depth below the stack's first slice;
+        ``depth_below_first_accuracy``: by depth below the stack's first slice (these three are absent
+        where the set has too few patients or strata to learn from some and test on others);
         ``majority_accuracy``: always the commonest stratum;
         ``prior_mae_epidermis_dej_um``, ``prior_mae_dej_dermis_um``: errors of the mean boundary of the other
         stacks, counted from each stack's first slice.
@@ -151,15 +153,15 @@ def agreement_report(manifest: Path) -> dict[str, float]:
         "without_dej": float(np.mean([s.label.max() < 1 for s in stacks])),
         "without_dermis": float(np.mean([s.label.max() < 2 for s in stacks])),
         "majority_accuracy": float(shares.max()),
-        "depth_only_accuracy": depth_only_accuracy([s.z_um for s in stacks], labels, patients),
-        "slice_number_accuracy": depth_only_accuracy(
-            [np.arange(n, dtype=float) for n in length], labels, patients
-        ),
-        "depth_below_first_accuracy": depth_only_accuracy(
-            [s.z_um - s.z_um[0] for s in stacks], labels, patients
-        ),
         "prior_mae_epidermis_dej_um": prior_guess_mae(from_first[:, 0]),
         "prior_mae_dej_dermis_um": prior_guess_mae(from_first[:, 1]),
     }
+    known_by = {
+        "depth_only_accuracy": [s.z_um for s in stacks],
+        "slice_number_accuracy": [np.arange(n, dtype=float) for n in length],
+        "depth_below_first_accuracy": [s.z_um - s.z_um[0] for s in stacks],
+    }
+    with contextlib.suppress(DataSetError):  # too small a set
+        report.update({name: depth_only_accuracy(x, labels, patients) for name, x in known_by.items()})
     report.update({f"share_{name}": float(share) for name, share in zip(STRATA, shares, strict=True)})
     return report

@@ -163,6 +163,13 @@ def test_agreement_report_is_consistent(small_set: Path) -> None:
     assert json.loads(json.dumps(report)) == report
 
 
+def test_a_set_of_one_patient_is_reported_without_what_takes_two(tmp_path: Path) -> None:
+    manifest = write_phantom_set(tmp_path / "one", 1, seed=3, **SMALL)
+    report = agreement_report(manifest)
+    assert report["n_stacks"] == 1
+    assert not [name for name in report if name.endswith("_accuracy") and name != "majority_accuracy"]
+
+
 def test_agreement_report_refuses_what_is_no_phantom_set(small_set: Path, tmp_path: Path) -> None:
     with pytest.raises(DataSetError, match="cannot be read"):
         agreement_report(tmp_path / "manifest.csv")
