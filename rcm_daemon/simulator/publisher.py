@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 import zmq
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rcm_daemon.core.records import Message
+
+
+POLL_MS = 100
 
 
 class Publisher:
@@ -52,8 +57,12 @@ class Publisher:
         self._socket.close()
 
     def wait_for_subscriber(self, timeout_s: float | None = None) -> bool:
-        """Wait until somebody listens; False after `timeout_s` without."""
-        return bool(self._socket.poll(None if timeout_s is None else round(timeout_s * 1e3), zmq.POLLIN))
+        """Wait until somebody listens; False soon after `timeout_s` without."""
+        give_up_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
+        # Never for long at a time: an interrupt that comes just before libzmq waits is seen after it.
+        while not (found := self._socket.poll(POLL_MS, zmq.POLLIN)) and time.monotonic() < give_up_s:
+            pass
+        return bool(found)
 
     def send(self, message: Message) -> None:
         """Send one message, waiting where a subscriber's queue is full."""
