@@ -45,8 +45,9 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
     console = Console()
     options = ["--bundle", str(bundle)] if bundle is not None else []
     with tempfile.TemporaryDirectory() as folder, LocalDaemon(Path(folder), *options) as daemon:
-        console.print(f"microscope -> {daemon.slices} -> daemon -> {daemon.results} -> this view")
-        simulate = [sys.executable, "-m", "rcm_daemon", "simulate", "phantom", "--bind", daemon.slices]
+        (slices,) = daemon.controllers
+        console.print(f"microscope -> {slices} -> daemon -> {daemon.results} -> this view")
+        simulate = [sys.executable, "-m", "rcm_daemon", "simulate", "phantom", "--bind", slices]
         simulate += ["--fps", str(fps), "--seed", str(seed)]
         microscope = subprocess.Popen(simulate, stderr=daemon.log)  # noqa: S603
         try:

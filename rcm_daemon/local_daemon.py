@@ -36,14 +36,13 @@ class LocalDaemon:
     Attributes
     ----------
     controllers, results, control
-        Its endpoints; `slices` is the first of `controllers`.
+        Its endpoints.
     log
         Its log, which other processes may write to as well.
     """
 
     def __init__(self, folder: Path, *options: str, n_controllers: int = 1) -> None:
         self.results, self.control, *self.controllers = (free_endpoint() for _ in range(2 + n_controllers))
-        self.slices = self.controllers[0]
         self._log_path = folder / "log"
         self.log = self._log_path.open("w")
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,8 +1,8 @@
 """The second task of a CNN: how far below each boundary a slice lies.
 
 Strata say the same of a slice 1 um and one 60 um above the junction. Pictures do not look the same there, and
-a CNN that must tell such slices apart keeps in its embedding what the recurrent network can tell depths by.
-The layer that answers is not exported.
+a CNN that must tell such slices apart should keep in its embedding what the recurrent network can tell depths
+by; whether that gains anything has not been measured yet. The layer that answers is not exported.
 
 A distance d in um is compressed to d / (|d| + 20): differences near a boundary count most.
 """

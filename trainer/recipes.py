@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rcm_daemon.errors import DataSetError
@@ -28,6 +28,12 @@ def named(presets: Mapping[str, Preset], name: str) -> Preset:
     if name not in presets:
         raise DataSetError(f"a preset must be one of {', '.join(presets)}, got {name}")
     return presets[name]
+
+
+def told(recipe: DataclassInstance) -> dict[str, Any]:
+    """Return the fields that are not at their default: one added later changes nothing for older recipes."""
+    defaults = {field.name: field.default for field in fields(recipe)}
+    return {name: value for name, value in asdict(recipe).items() if value != defaults[name]}
 
 
 def changed(recipe: Recipe, **options: Any) -> Recipe:

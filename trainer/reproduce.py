@@ -24,6 +24,7 @@ from trainer.methods import METHODS
 from trainer.networks.attention import ToeplitzAttention
 from trainer.progress import whole_run
 from trainer.rcn_recipe import RcnRecipe
+from trainer.recipes import told
 from trainer.reproduce_live import estimate_stacks
 from trainer.reproduce_presets import TextonRecipe, recipe_of
 from trainer.reproduce_textons import train_textons
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 from trainer.reproduce_presets import Preset
 
 CODE_VERSION = 1
-"""Raised whenever a training or a prediction comes to give something else from the same data and recipe."""
+"""Raised whenever a training or a prediction comes to give something else from the same data and recipe, as
+when a recipe's default changes."""
 STEP_NAME, PREDICTIONS_NAME = "step.json", "predictions.npz"
 CNN_METHOD = "inception-v3"
 N_AT_ONCE = 64
@@ -181,16 +183,16 @@ def run_methods(comparison: Comparison, names: Sequence[str]) -> dict[str, Predi
 
 def _key(comparison: Comparison, name: str) -> str:
     recipe = comparison.recipe(METHODS[name])
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "code": CODE_VERSION,
         "method": name,
         "data": comparison.data.digest,
         "split": comparison.split.digest,
-        "recipe": asdict(recipe),
+        "recipe": told(recipe),
     }
     if isinstance(recipe, RcnRecipe):
-        told["cnn"] = _step(comparison.out / CNN_METHOD).get("network_digest", "")
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        content["cnn"] = _step(comparison.out / CNN_METHOD).get("network_digest", "")
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _step(folder: Path) -> dict[str, Any]:

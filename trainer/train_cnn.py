@@ -206,7 +206,8 @@ class _Run:
         drawn = rng.choice(self.rows, self.n_per_epoch, replace=False)
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         augmenter = Augmenter(Augmentation().without(list(recipe.switched_off)), generator)
-        labels, distances = self.prepared.labels, compressed_distances(self.prepared.data)
+        labels = self.prepared.labels
+        distances = compressed_distances(self.prepared.data) if recipe.distance_weight else labels
         parameters = list(self.network.parameters())
         self.network.train()
         n_seen, read_s, started = 0, 0.0, time.perf_counter()

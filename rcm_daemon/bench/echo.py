@@ -1,6 +1,6 @@
 """The transport alone: a slice over TCP to a process that does nothing but answer, and its answer back.
 
-Run as `python -m rcm_daemon.bench.echo <slices> <results> <bytes of an answer>`, this is that process.
+Run as `python -m rcm_daemon.bench.echo <slices> <results>`, this is that process.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from rcm_daemon.bench.measured import TRANSPORT
+from rcm_daemon.bench.stream import PATIENCE_MS
 from rcm_daemon.core.controller import Controller
 from rcm_daemon.errors import RcmError
 from rcm_daemon.io.sockets import Context, bind, connect_slices
@@ -23,9 +24,8 @@ from rcm_daemon.watch import subscribe
 if TYPE_CHECKING:
     from rcm_daemon.bench.stream import Pictures
 
-PATIENCE_MS = 60_000
-ANSWER_BYTES = 7_000
-"""Of a result of sixty slices."""
+ANSWER = bytes(7_000)
+"""As long as a result of sixty slices."""
 TOPIC = b"strata.echo"
 
 
@@ -39,15 +39,19 @@ class Echo:
         self._pictures = pictures
         self._controller = Controller("echo", "echo")
         self._plan = pictures.plan("echo")
-        command = [sys.executable, "-m", "rcm_daemon.bench.echo", slices, results, str(ANSWER_BYTES)]
+        command = [sys.executable, "-m", "rcm_daemon.bench.echo", slices, results]
         self._process = subprocess.Popen(command)  # noqa: S603
         self._publisher = Publisher(context, slices)
         self._results = subscribe(results, TOPIC.decode())
-        if not self._publisher.wait_for_subscriber(PATIENCE_MS / 1e3):
-            raise RcmError(f"the process that answers must connect to {slices}, it did not")
-        self.run(0)  # what is said on connecting, and the first message, are no measure
 
     def __enter__(self) -> Echo:
+        try:
+            if not self._publisher.wait_for_subscriber(PATIENCE_MS / 1e3):
+                raise RcmError("the process that answers must connect to what is published, it did not")
+            self.run(0)  # what is said on connecting, and the first message, are no measure
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -69,15 +73,14 @@ class Echo:
 
 def main() -> None:
     """Answer every slice at once."""
-    slices, results, n_bytes = sys.argv[1:]
+    slices, results = sys.argv[1:]
     context = Context()
     subscriber, publisher = connect_slices(context, slices, "sub"), context.socket(zmq.XPUB)
     bind(publisher, results, "answers")
-    answer = bytes(int(n_bytes))
     publisher.recv()  # the one who measures is there
     while True:
         subscriber.recv_multipart(copy=False)
-        publisher.send_multipart([TOPIC, answer])
+        publisher.send_multipart([TOPIC, ANSWER])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Networks:
         self.reason = chosen.reason
         self.n_lanes = n_cores() if provider == "cpu" and n_threads == 1 else 1
         self.n_cnn_runs = 0
+        self._counting = threading.Lock()
         self.estimator_parameters = estimator_parameters(bundle)
         self.domain = self.estimator_parameters.domain if self.estimator_parameters else None
         self._cnn = chosen.cnn
@@ -154,7 +156,8 @@ class Networks:
                 f"the CNN takes uint8 {list(shape)}, got {image.dtype} {list(image.shape)} for {name}"
             )
         embedding = run_cnn(self._cnn, image, self.manifest.embedding_size, name)
-        self.n_cnn_runs += 1
+        with self._counting:
+            self.n_cnn_runs += 1
         n_bad = int(np.count_nonzero(~np.isfinite(embedding)))
         if n_bad:
             raise InferenceError(

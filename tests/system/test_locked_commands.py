@@ -21,6 +21,19 @@ def locks(tmp_path):
     return Locks(tmp_path / "keys")
 
 
+def rcm(*words, **environment):
+    command = [sys.executable, "-m", "rcm_daemon", *words]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def serve(folder, bundle, **environment):
+    options = ["--bundle", str(bundle), "--state-dir", str(folder / "state")]
+    options += ["--results-bind", free_endpoint(), "--control-bind", free_endpoint()]
+    return rcm("serve", *options, **environment)
+
+
 def test_watch_and_simulate_with_keys(tmp_path, bundle, locks):
     daemon = Daemon(tmp_path, bundle, locks=locks)
     allow(
@@ -49,13 +62,7 @@ def test_watch_and_simulate_with_keys(tmp_path, bundle, locks):
     "command", [["watch", "tcp://192.0.2.1:6781"], ["simulate", "phantom", "--bind", "tcp://0.0.0.0:6780"]]
 )
 def test_watch_and_simulate_refuse_to_talk_in_the_clear_to_others(command):
-    done = subprocess.run(
-        [sys.executable, "-m", "rcm_daemon", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = rcm(*command)
     assert done.returncode == 78
     assert "is not loopback: give a --key, or say --allow-unencrypted-remote" in done.stderr
 
@@ -75,16 +82,7 @@ def test_a_daemon_that_cannot_lock_its_sockets_does_not_start(tmp_path, bundle, 
         (locks.folder / name).unlink()
     else:
         (locks.folder / name).write_text(damage)
-    command = [sys.executable, "-m", "rcm_daemon", "serve", "--bundle", str(bundle)]
-    command += ["--state-dir", str(tmp_path / "state"), "--results-bind", free_endpoint()]
-    done = subprocess.run(
-        [*command, "--control-bind", free_endpoint()],
-        env={**os.environ, **locks.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = serve(tmp_path, bundle, **locks.environment)
     assert done.returncode == 78, done.stderr
     assert words in done.stderr
 
@@ -95,16 +93,7 @@ def test_a_daemon_with_a_key_serves_signed_bundles_only(tmp_path, bundle):
     new_signing_key(key)
     mine = tmp_path / "mine"
     shutil.copytree(bundle, mine)
-    options = ["--state-dir", str(tmp_path / "state"), "--bundle", str(mine)]
-    options += ["--results-bind", free_endpoint(), "--control-bind", free_endpoint()]
-    done = subprocess.run(
-        [sys.executable, "-m", "rcm_daemon", "serve", *options],
-        env={**os.environ, "RCM_BUNDLE_PUBLIC_KEY": f"{key}.pub"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = serve(tmp_path, mine, RCM_BUNDLE_PUBLIC_KEY=f"{key}.pub")
     assert done.returncode == 1
     assert "must be signed with the configured key" in done.stderr
     sign_bundle(mine, key)

@@ -121,6 +121,21 @@ def test_table_strip_and_boundaries_are_shown_and_the_picture_drawn(forms, tmp_p
     assert (tmp_path / "stack.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_follows_a_stack_that_breaks_off_half_way_is_as_it_would_be_alone(forms, tmp_path):
+    """Slices that had been read ahead of the one that cannot be read leave no trace."""
+    whole = write_images(tmp_path / "broken", np.full((6, 64, 64), 90, np.uint8))
+    files = sorted(whole.iterdir())
+    files[3].write_bytes(files[3].read_bytes()[:60])
+    scale = ["--z-step-um", 5, "--pixel-size-um", 0.5]
+    good = forms["images"][0]
+    after = rcm("replay", whole, good, *scale, "--json", "-")
+    assert after.returncode == 1
+    finals = [json.loads(line) for line in (after.stdout, rcm("replay", good, *scale, "--json", "-").stdout)]
+    for final in finals:
+        del final["time_s"], final["time_ns"], final["seq"]
+    assert finals[0] == finals[1]
+
+
 def test_a_bad_stack_among_good_ones_is_one_sentence_and_a_failure(forms, tmp_path):
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"no picture")

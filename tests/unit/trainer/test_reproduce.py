@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from trainer.data.split import draw_split
 from trainer.methods import METHODS, TABLE_1
 from trainer.paper_tables import PAPER_TABLE_1, PAPER_TABLE_2, PAPER_TABLE_3
 from trainer.rcn_recipe import RcnRecipe
+from trainer.recipes import told
 from trainer.reproduce_presets import FULL, QUICK, TextonRecipe, preset_of, recipe_of
 from trainer.reproduction_report import page
 from trainer.reproduction_scores import paired
@@ -268,3 +269,17 @@ def test_paired_differences_by_hand(data: Path) -> None:
     assert found["impossible"]["difference"] == 4  # one from DEJ back to epidermis in each stack
     same = paired(stacks, right, right)
     assert same["accuracy"]["difference"] == 0 and same["accuracy"]["p"] == 1
+
+
+def test_a_recipe_is_known_again_when_a_later_version_has_one_field_more() -> None:
+    @dataclass(frozen=True)
+    class Older:
+        width: float = 0.25
+        seed: int = 0
+
+    @dataclass(frozen=True)
+    class Newer(Older):
+        distance_weight: float = 0.0
+
+    assert told(Older(width=0.5)) == told(Newer(width=0.5)) == {"width": 0.5}
+    assert told(Newer(distance_weight=1.0)) == {"distance_weight": 1.0}
