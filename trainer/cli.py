@@ -132,6 +132,12 @@ def cnn(
     distance_weight: Annotated[
         float, typer.Option(min=0.0, help="Weight of telling distances to the boundaries, 0 = strata alone.")
     ] = 0.0,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Run folder or checkpoint of a CNN to learn from (distillation).")
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the teacher's word against the labels'.")
+    ] = 0.7,
     shares: Annotated[
         str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
     ] = "245,61,198",
@@ -170,6 +176,7 @@ def cnn(
         seed=seed,
         switched_off=tuple(without or ()),
         distance_weight=distance_weight,
+        teacher_weight=teacher_weight if teacher else 0.0,
         **method_of(method, "cnn"),
     )
     chosen = choose_device(device)
@@ -187,6 +194,7 @@ def cnn(
         resume=resume,
         imagenet=imagenet,
         start_from=_start(start_from),
+        teacher=teacher,
     )
     typer.echo(f"best validation accuracy {best['accuracy']:.4f}; snapshot in {out / 'best.pt'}")
 

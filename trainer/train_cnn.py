@@ -22,7 +22,7 @@ from trainer.distances import compressed_distances, distance_loss
 from trainer.metrics import confusion, label_metrics
 from trainer.networks.inception import InceptionStrata
 from trainer.precision import MixedPrecision
-from trainer.run_folder import load_checkpoint, provenance
+from trainer.run_folder import load_checkpoint, provenance, state_digest
 from trainer.schedule import learning_rate
 from trainer.starting import (
     fit_classifier,
@@ -33,6 +33,7 @@ from trainer.starting import (
     take_cnn,
     take_state,
 )
+from trainer.teacher import Teacher, taught_loss
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
@@ -76,6 +77,8 @@ class CnnRecipe:
         Kinds of augmentation left out.
     distance_weight
         Of the second task in the loss, see `trainer.distances`; 0 = strata alone.
+    teacher_weight
+        Share of the teacher's word in the loss of the strata, see `trainer.teacher`; the rest is the labels'.
     """
 
     width: float = 0.25
@@ -93,6 +96,7 @@ class CnnRecipe:
     seed: int = 0
     switched_off: tuple[str, ...] = ()
     distance_weight: float = 0.0
+    teacher_weight: float = 0.0
 
     def network(self) -> InceptionStrata:
         """Return the network it is about, untrained."""
@@ -113,6 +117,7 @@ def train_cnn(
     resume: bool = False,
     imagenet: Path | None = None,
     start_from: Path | None = None,
+    teacher: Path | None = None,
 ) -> dict[str, float]:
     """Train, validate after each epoch, keep the best snapshot.
 
@@ -133,6 +138,8 @@ def train_cnn(
     imagenet, start_from
         Weights to start from: torchvision's Inception-V3 file; a CNN checkpoint or a bundle of the same
         width.
+    teacher
+        Run folder or checkpoint of the CNN to learn from; needed where the recipe gives it a weight.
 
     Returns
     -------
@@ -142,8 +149,8 @@ def train_cnn(
     Raises
     ------
     DataSetError
-        If a part is empty, what to start from does not fit, or the run to resume was made with another
-        recipe.
+        If a part is empty, what to start or learn from does not fit, or the run to resume was made with
+        another recipe.
     """
     rows = {
         part: prepared.slice_indices(split.stack_indices(prepared.data, part))
@@ -161,6 +168,10 @@ def train_cnn(
     about = provenance(prepared.data, split, recipe.seed)
     if start_from is not None and not resume:
         about["started_from"] = _start(network, start_from, prepared, rows["train"])
+    taught_by = None
+    if recipe.teacher_weight:
+        taught_by = _teacher(teacher, recipe, split, device)
+        about["teacher_digest"] = state_digest(taught_by.network.state_dict())
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -168,9 +179,12 @@ def train_cnn(
     average = WeightAverage(network, recipe.average_decay)
     optimizer = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
     mixed = MixedPrecision(precision, device)
+    torch.backends.cudnn.benchmark = True  # one size of batch: the search for the quickest kernels pays
     n_per_epoch = min(recipe.slices_per_epoch or len(rows["train"]), len(rows["train"]))
     n_batches = max(1, n_per_epoch // recipe.batch_size)
-    run = _Run(prepared, rows["train"], network, average, optimizer, mixed, recipe, n_batches, n_per_epoch)
+    run = _Run(
+        prepared, rows["train"], network, average, optimizer, mixed, recipe, taught_by, n_batches, n_per_epoch
+    )
     return run_epochs(
         out,
         "training the CNN",
@@ -196,6 +210,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     mixed: MixedPrecision
     recipe: CnnRecipe
+    teacher: Teacher | None
     n_batches: int
     n_per_epoch: int
 
@@ -230,6 +245,9 @@ class _Run:
                 loss = functional.cross_entropy(
                     logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing
                 )
+                if self.teacher:
+                    taught = taught_loss(logits_BK.float(), self.teacher.probabilities(field))
+                    loss = torch.lerp(loss, taught, recipe.teacher_weight)
                 if recipe.distance_weight:
                     wanted_B2 = torch.from_numpy(distances[rows]).to(device, non_blocking=True)
                     missed = distance_loss(self.network.distances(embedding_BE).float(), wanted_B2)
@@ -292,6 +310,18 @@ def _start(network: InceptionStrata, path: Path, prepared: PreparedSet, rows: np
     if not with_classifier:
         fit_classifier(network, _read(prepared, spread, network.n_slices), prepared.labels[spread])
     return origin(bundle)
+
+
+def _teacher(path: Path | None, recipe: CnnRecipe, split: Split, device: torch.device) -> Teacher:
+    if path is None:
+        raise DataSetError("a training with a teacher's weight needs a teacher, none was named")
+    network, checkpoint = load_cnn(path)
+    if checkpoint["provenance"]["split_digest"] != split.digest:
+        raise DataSetError(
+            f"a teacher must be trained on its student's split, or it would pass on the validation part, "
+            f"{path} was trained on another"
+        )
+    return Teacher(network, recipe.n_slices, device)
 
 
 def _read(prepared: PreparedSet, rows: np.ndarray, n_slices: int) -> torch.Tensor:

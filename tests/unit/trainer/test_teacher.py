@@ -1,0 +1,67 @@
+"""A CNN that learns from another one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from trainer_commands import CNN_OPTIONS, run
+
+from rcm_daemon.errors import DataSetError
+from trainer.networks.inception import InceptionStrata
+from trainer.run_folder import load_checkpoint
+from trainer.teacher import Teacher, taught_loss
+from trainer.train_cnn import CNN_SCHEMA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = torch.device("cpu")
+
+
+def test_the_loss_is_least_where_the_student_says_what_the_teacher_says() -> None:
+    taught = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]])
+    same = taught.clamp(min=1e-12).log()
+    least = taught_loss(same, taught).item()
+    entropy = -(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1)) / 2
+    assert least == pytest.approx(entropy, rel=1e-5)
+    assert taught_loss(same + torch.tensor([0.3, 0.0, 0.0]), taught).item() > least
+    hard = torch.eye(3)[[0, 1]]
+    logits = torch.randn(2, 3)
+    torch.testing.assert_close(
+        taught_loss(logits, hard), functional.cross_entropy(logits, torch.tensor([0, 1]))
+    )
+
+
+def test_a_teacher_sees_the_students_view_at_its_own_size() -> None:
+    torch.manual_seed(0)
+    network = InceptionStrata(0.125, 96).eval()
+    teacher = Teacher(network, 1, CPU)
+    small = torch.rand(2, 75, 75) * 255
+    stretched = functional.interpolate(small[:, None], size=(96, 96), mode="bilinear")[:, 0]
+    torch.testing.assert_close(teacher.probabilities(small), network(stretched).softmax(1))
+    torch.testing.assert_close(teacher.probabilities(stretched), network(stretched).softmax(1))
+    with pytest.raises(DataSetError, match="must see as many slices as its student, 3, it sees 1"):
+        Teacher(network, 3, CPU)
+
+
+def test_by_the_command(work: Path, tmp_path: Path) -> None:
+    split = work / "cnn" / "split.json"
+    options = ["--data", work / "data", *CNN_OPTIONS, "--workers", "1", "--out", tmp_path / "student"]
+    taught = [*options, "--split", split, "--teacher", work / "cnn", "--teacher-weight", "1"]
+    run("cnn", *taught, "--epochs", "5")
+    checkpoint = load_checkpoint(tmp_path / "student", CNN_SCHEMA)
+    assert checkpoint["recipe"]["teacher_weight"] == 1
+    assert len(checkpoint["provenance"]["teacher_digest"]) == 64
+    lines = (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses[-1] < losses[0]
+    with pytest.raises(DataSetError, match="begun with another teacher_weight"):
+        run("cnn", *options, "--split", split, "--epochs", "5", "--resume")
+    with pytest.raises(DataSetError, match="a teacher must be trained on its student's split"):
+        other = ["--seed", "9", "--shares", "6,2,3", "--out", tmp_path / "other"]
+        run("cnn", *options, *other, "--teacher", work / "cnn")
