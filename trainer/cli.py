@@ -142,6 +142,12 @@ def cnn(
         str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
     ] = "245,61,198",
     split: SplitOption = None,
+    extend_split: Annotated[
+        Path | None,
+        typer.Option(
+            help="The split.json of this set when it held fewer stacks; new patients are trained on."
+        ),
+    ] = None,
     imagenet: Annotated[
         Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")
     ] = None,
@@ -182,7 +188,7 @@ def cnn(
     chosen = choose_device(device)
     _set_threads(threads)
     data_set = load_data_set(data)
-    parts = _split(data_set, split, out, seed, shares)
+    parts = _split(data_set, split, out, seed, shares, extend_split)
     prepared = prepare(data_set, size, cache or data_set.path.parent / "cache", workers)
     best = train_cnn(
         prepared,
@@ -347,12 +353,18 @@ def _set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _split(data_set, split: Path | None, out: Path, seed: int, shares: str):  # type: ignore[no-untyped-def]
-    from trainer.data.split import draw_split, load_split
+def _split(  # type: ignore[no-untyped-def]
+    data_set, split: Path | None, out: Path, seed: int, shares: str, extended: Path | None = None
+):
+    from trainer.data.split import draw_split, extend_split, load_split
 
     own = out / "split.json"
     if split is None and own.is_file():
         return load_split(own, data_set)
+    if extended:
+        parts = extend_split(extended, data_set)
+        parts.write(own)
+        return parts
     try:
         numbers = [float(share) for share in shares.split(",")]
     except ValueError as error:

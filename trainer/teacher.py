@@ -51,7 +51,8 @@ class Teacher:
             images = field.unsqueeze(1) if field.ndim == 3 else field
             images = functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
             field = images.squeeze(1) if field.ndim == 3 else images
-        return self.network(field).float().softmax(1)
+        probabilities_BK: torch.Tensor = self.network(field).float().softmax(1)
+        return probabilities_BK
 
 
 def taught_loss(logits_BK: torch.Tensor, taught_BK: torch.Tensor) -> torch.Tensor:

@@ -137,6 +137,38 @@ def load_split(path: Path, data: DataSet) -> Split:
     DataSetError
         If the file is no split, was changed, belongs to other data, or lets a patient into two parts.
     """
+    split = _read(path, data)
+    if split.data_digest != data.digest:
+        raise DataSetError(
+            f"a split belongs to one data set, {path} was drawn from other data than {data.path}"
+        )
+    return split
+
+
+def extend_split(path: Path, data: DataSet) -> Split:
+    """Read a split of a set that has grown since: its patients stay where they are, new ones are trained on.
+
+    Raises
+    ------
+    DataSetError
+        If the file is no split or was changed, or if the data lack a patient it names: then it was drawn from
+        another set, and equal names need not be the same people.
+    """
+    old = _read(path)
+    known = {patient for part in PARTS for patient in old.patients[part]}
+    if gone := sorted(known - set(data.patients)):
+        raise DataSetError(
+            f"a split is extended to data that hold all its patients, {data.path} lacks {len(gone)} of "
+            f"{path}, the first is {gone[0]}"
+        )
+    new = set(data.patients) - known
+    patients = {**old.patients, PARTS[0]: tuple(sorted({*old.patients[PARTS[0]], *new}))}
+    split = Split(old.seed, old.shares, data.digest, patients)
+    check_split(split, data)
+    return split
+
+
+def _read(path: Path, data: DataSet | None = None) -> Split:
     try:
         content = json.loads(path.read_text())
         split = Split(
@@ -150,14 +182,11 @@ def load_split(path: Path, data: DataSet) -> Split:
         raise DataSetError(
             f"a split must be a JSON file written by this program, {path} is not: {error!r}"
         ) from error
-    check_split(split, data)
+    if data is not None:
+        check_split(split, data)
     if digest != split.digest:
         raise DataSetError(
             f"a split must be left as it was drawn, the digest stored in {path} is not that of its patients"
-        )
-    if split.data_digest != data.digest:
-        raise DataSetError(
-            f"a split belongs to one data set, {path} was drawn from other data than {data.path}"
         )
     return split
 

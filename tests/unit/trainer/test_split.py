@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import DataSet, LabelledStack
-from trainer.data.split import PARTS, check_split, draw_split, load_split, z_steps
+from trainer.data.split import PARTS, check_split, draw_split, extend_split, load_split, z_steps
 
 
 def a_set(n_patients: int, seed: int = 0) -> DataSet:
@@ -129,3 +129,18 @@ def test_a_leak_a_lost_patient_and_a_change_are_refused(tmp_path) -> None:
 def test_z_steps_are_those_of_the_training_stacks() -> None:
     data = a_set(5)
     assert z_steps(data, draw_split(data, 0)) == [3.0, 3.0]
+
+
+def test_a_set_that_has_grown_keeps_its_patients_where_they_were(tmp_path: Path) -> None:
+    grown = a_set(30)
+    begun = DataSet(Path("set"), "digest-begun", tuple(s for s in grown.stacks if int(s.patient[1:]) < 20))
+    old = draw_split(begun, 3, (10, 5, 0, 5))
+    old.write(tmp_path / "split.json")
+    split = extend_split(tmp_path / "split.json", grown)
+    assert {part: split.patients[part] for part in PARTS[1:]} == {p: old.patients[p] for p in PARTS[1:]}
+    new = {f"p{number}" for number in range(20, 30)}
+    assert set(split.patients["train"]) == {*old.patients["train"], *new}
+    split.write(tmp_path / "grown.json")
+    assert load_split(tmp_path / "grown.json", grown) == split
+    with pytest.raises(DataSetError, match=r"lacks 10 of .*grown.json, the first is p20"):
+        extend_split(tmp_path / "grown.json", begun)
