@@ -64,7 +64,8 @@ def _bands(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Four rows of every sixteen, one band under the other; of a lower picture its last row again."""
     n_bands = max(1, len(image) // BANDS_APART)
     rows = np.arange(n_bands)[:, None] * BANDS_APART + np.arange(BAND)
-    return np.take(image, np.minimum(rows, len(image) - 1).ravel(), axis=0)
+    taken: NDArray[np.uint8] = np.take(image, np.minimum(rows, len(image) - 1).ravel(), axis=0)
+    return taken
 
 
 def _mean_product(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
