@@ -1,7 +1,4 @@
-"""ONNX Runtime sessions from bytes, on the provider that was asked for or not at all.
-
-What concerns a GPU is written after the documentation of ONNX Runtime and has not been measured on one.
-"""
+"""ONNX Runtime sessions from bytes, on the provider that was asked for or not at all."""
 
 from __future__ import annotations
 
@@ -11,13 +8,10 @@ import importlib
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rcm_daemon.bundle.execution import SPIN_US
 from rcm_daemon.errors import BundleError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # ONNX Runtime resolves external data of a model given as bytes against the working directory; a folder that
 # cannot exist makes every such reference fail, so that only hashed bytes are ever loaded.
@@ -83,9 +77,11 @@ def open_session(
         providers = [("CUDAExecutionProvider", CUDA_OPTIONS | graph)]
     if provider == "tensorrt":
         providers.insert(0, ("TensorrtExecutionProvider", _tensorrt_options(half=half)))
+    # Provider libraries report what they cannot load, and kernels tried in vain, to the logger of the whole
+    # process, which sessions do not own. What matters of it comes back as an exception.
+    ort.set_default_logger_severity(4)
     try:
-        with _quiet(ort):
-            session = ort.InferenceSession(model, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # every failure here is the bundle's or the provider's, and has its own class
         raise BundleError(_sentence(str(error), name, provider)) from error
     session.disable_fallback()
@@ -142,16 +138,6 @@ def cuda_fault() -> str:
     with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints what it misses
         ort.preload_dlls()
     return ""
-
-
-@contextlib.contextmanager
-def _quiet(ort: Any) -> Iterator[None]:
-    # Provider libraries that do not load are reported by the process-wide logger, which sessions do not own.
-    ort.set_default_logger_severity(4)
-    try:
-        yield
-    finally:
-        ort.set_default_logger_severity(2)
 
 
 def _sentence(reason: str, name: str, provider: str) -> str:

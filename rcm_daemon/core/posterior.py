@@ -36,6 +36,8 @@ LONE_UM = 3.0
 """What the only slice of a stack stands for: the thickness of an optical section."""
 AHEAD_UM = np.array([4.0, 8, 12, 16, 20, 26, 32, 40, 48, 58, 70, 84, 100, 120, 145, 175, 220])
 """Depths below the newest slice at which the forecast is worked out."""
+FACTORED_NATS = 300.0
+"""As long as evidence contradicts itself by less, products of exponentials keep all that counts."""
 N_ABOVE = 4
 """Places a boundary above the first slice is taken to be at, equally likely under the prior's tail."""
 LOG_TAIL = np.log((np.arange(N_ABOVE) + 0.5) / N_ABOVE)
@@ -155,11 +157,19 @@ def boundary_posterior(
     np.cumsum((evidence * (weight * depth_shares_um(z_um))[:, None]).T, axis=1, out=summed[:, 1 : n + 1])
     summed[:, n + 1 :] = summed[:, n : n + 1]
     first, second = summed[0] - summed[1], summed[1] - summed[2]
+    joint, mass = _prior_mass(depths - z_um[0], prior)
+    above = np.concatenate([np.full(N_ABOVE - 1, first[0]), first])
     # Nothing that the prior allows is larger than this, so that the exponential cannot overflow.
     largest = float((first + np.maximum.accumulate(second[::-1])[::-1]).max())
-    joint = (np.concatenate([np.full(N_ABOVE - 1, first[0]), first]) - largest)[:, None] + second
-    np.exp(np.minimum(joint, 0.0, out=joint), out=joint)
-    joint *= _prior_mass(depths - z_um[0], prior)
+    highest = float(second.max())
+    if float(first.max()) + highest - largest < FACTORED_NATS:
+        # A factor a row times one a column: no exponential a pair.
+        joint *= (mass * np.exp(above - (largest - highest)))[:, None]
+        joint *= np.exp(second - highest)
+    else:
+        pairs = np.minimum((above - largest)[:, None] + second, 0.0)
+        joint *= np.exp(pairs, out=pairs)
+        joint *= mass[:, None]
     joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
     joint = joint[N_ABOVE - 1 :]
     joint /= joint.sum()
@@ -169,8 +179,11 @@ def boundary_posterior(
     return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0, out=cdf), n)
 
 
-def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:
-    """Prior mass [N_ABOVE - 1 + G, G] of every pair of gaps; the gap above the start has `N_ABOVE` rows."""
+def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, Floats]:
+    """Prior of every pair of gaps: that of the second given the first, and that of the first.
+
+    [N_ABOVE - 1 + G, G] and [N_ABOVE - 1 + G]; the gap above the start has `N_ABOVE` rows.
+    """
     edge = _logistic((below_first_um - prior.start_um) / prior.start_scale_um)
     n_above, n_depths = N_ABOVE, len(below_first_um)
     # The tail of a logistic is an exponential of the same scale.
@@ -190,15 +203,15 @@ def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> Floats:
     within = np.multiply.outer(row, column)
     within += 1.0
     np.reciprocal(within, out=within)
-    within -= cut
-    np.maximum(within, 0.0, out=within)  # thinner than the thinnest
-    within *= (mass / (1.0 - cut))[:, None]
-    within[-1] = 0.0  # a first boundary below everything looked at has the second one below it too
-    pairs = np.empty((len(place), len(below_first_um) + 1))
-    pairs[:, 0] = within[:, 0]
+    np.maximum(within, cut, out=within)  # none is thinner than the thinnest
+    within[-1] = cut  # a first boundary below everything looked at has the second one below it too
+    # What rises along a row rises after rounding too: no difference is below 0.
+    pairs = np.empty((len(place), n_depths + 1))
+    np.subtract(within[:, 0], cut, out=pairs[:, 0])
     np.subtract(within[:, 1:], within[:, :-1], out=pairs[:, 1:-1])
-    np.subtract(mass, within[:, -1], out=pairs[:, -1])
-    return np.maximum(pairs, 0.0, out=pairs)
+    np.subtract(1.0, within[:, -1], out=pairs[:, -1])
+    mass /= 1.0 - cut
+    return pairs, mass
 
 
 def _exp(x: Floats) -> Floats:

@@ -82,6 +82,18 @@ def test_the_posterior_is_that_of_plain_loops(stack) -> None:
     assert strata.min() >= -1e-12
 
 
+@given(stacks, st.sampled_from([1.0, 30.0]), st.sampled_from([-1.0, 20.0, 300.0]))
+def test_however_far_evidence_contradicts_itself(stack, strength: float, factored: float) -> None:
+    """Both ways to the exponentials give one answer, and neither overflows."""
+    steps, evidence, weight, zero = stack
+    z_um, evidence = zero + np.cumsum(steps), strength * np.array(evidence)
+    expected, _ = by_loops(z_um, evidence, weight, PRIOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rcm_daemon.core.posterior.FACTORED_NATS", factored)
+        found = boundary_posterior(z_um, evidence, np.array(weight), PRIOR)
+    np.testing.assert_allclose(found.cdf, expected, atol=1e-9)
+
+
 @given(stacks)
 def test_quantiles_rise_and_keep_the_boundaries_in_order(stack) -> None:
     steps, evidence, weight, zero = stack
