@@ -214,22 +214,26 @@ class Desk:
             self._in_hand = job
             self.supervisor.memory.write(job.slice.blob)
             header = job.slice.header.model_dump(by_alias=True)
+            job.is_labelled_too = self._may_label_along(job)
             fields = {"kind": "embed", "n_bytes": job.slice.blob.nbytes, "header": header}
-            self.supervisor.request(fields | self._label_along(job), now_s)
+            self.supervisor.request(fields | {"stack_follows": job.is_labelled_too}, now_s)
+            if job.is_labelled_too:  # the CNN runs meanwhile
+                self._send_stack(job)
 
-    def _label_along(self, job: SliceJob) -> dict[str, int]:
-        """Have a slice's stack labelled in the same request, unless its labelling is to wait for others."""
-        key, bundle = id(job.stack), self.supervisor.bundle
+    def _may_label_along(self, job: SliceJob) -> bool:
+        """Whether a slice's stack is labelled in the same request, not later together with other slices."""
+        key = id(job.stack)
+        return not (self._n_slices_of[key] or key in self._unlabelled or key in self._just_labelled)
+
+    def _send_stack(self, job: SliceJob) -> None:
+        """Give the worker the slices its new one is to be labelled among, that one's own row still empty."""
+        header, bundle = job.slice.header, self.supervisor.bundle
         assert bundle is not None  # noqa: S101  # a worker that takes requests has opened one
-        waits = self._n_slices_of[key] or key in self._unlabelled or key in self._just_labelled
-        job.is_labelled_too = not waits
-        if waits:
-            return {"n": 0}
-        header = job.slice.header
         empty = EmbeddedSlice(header.index, header.z_um, np.zeros(bundle.embedding_size, np.float32))
         partial = job.stack.partial.with_slices(empty)
         self.supervisor.memory.write_stack(partial, job.slice.blob.nbytes)
-        return {"n": len(partial), "place": [s.index for s in partial.slices].index(header.index)}
+        place = [one.index for one in partial.slices].index(header.index)
+        self.supervisor.follow_up({"n": len(partial), "place": place})
 
     def _on_answer(self, answer: Answer, now_s: float) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None

@@ -131,9 +131,17 @@ class Supervisor:
 
     def request(self, fields: dict[str, Any], now_s: float) -> None:
         """Ask the free worker for one thing, whose bytes are in `memory`."""
-        assert self.is_free and self._channel is not None  # noqa: S101
+        assert self.is_free  # noqa: S101
         self.in_hand = True
         self._due_s = now_s + self._deadline_s
+        self._send(fields)
+
+    def follow_up(self, fields: dict[str, Any]) -> None:
+        """Send the second half of the request in hand; the worker takes it when it is through the first."""
+        self._send(fields)
+
+    def _send(self, fields: dict[str, Any]) -> None:
+        assert self._channel is not None  # noqa: S101
         with contextlib.suppress(OSError):  # a worker that just died is seen by `advance`
             self._channel.send(encode(fields))
 

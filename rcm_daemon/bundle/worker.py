@@ -39,6 +39,8 @@ from rcm_daemon.core.records import Slice, SliceHeader
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rcm_daemon.core.pipeline import Recurrence
     from rcm_daemon.core.stack import EmbeddedSlice
 
@@ -83,8 +85,11 @@ def open_networks(launch: Launch) -> Networks:
     return networks
 
 
-def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
+def answer(networks: Networks, memory: SharedView, request: bytes, more: Callable[[], bytes]) -> bytes:
     """Do what one request asks for.
+
+    The stack that a slice is to be labelled in is written while the slice is embedded; `more` waits for the
+    message that it is there, and where.
 
     Raises
     ------
@@ -99,14 +104,17 @@ def answer(networks: Networks, memory: SharedView, request: bytes) -> bytes:
             # What the daemon sends has been validated there.
             header = SliceHeader.model_construct(**fields["header"])
             n_bytes = fields["n_bytes"]
-            new = embed_slice(networks, Slice(header, memory.read(n_bytes)))
-            finished_ns = time.monotonic_ns()
+            try:
+                new = embed_slice(networks, Slice(header, memory.read(n_bytes)))
+                finished_ns = time.monotonic_ns()
+            finally:
+                follows = decode(more())[0] if fields["stack_follows"] else None
             payload = new.embedding.astype(np.float32, copy=False).tobytes()
             reply = {"kind": "embedded", "weight": new.weight, "flags": list(new.flags)}
             reply |= {"n_bytes": len(payload), "error": ""}
-            if fields["n"]:
+            if follows is not None:
                 try:
-                    payload += _label_with(networks, memory, new, fields)
+                    payload += _label_with(networks, memory, new, fields | follows)
                 except InferenceError as error:  # the embedding is good all the same
                     reply["error"] = str(error)
         else:
@@ -188,7 +196,7 @@ def main() -> None:
     gc.freeze()  # networks and modules stay, and need not be looked through again and again
     try:
         while request := next_request(channel, networks):
-            channel.send(answer(networks, memory, request))
+            channel.send(answer(networks, memory, request, lambda: channel.recv(MAX_MESSAGE_BYTES)))
     except DeviceError as error:
         print(f"worker: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_DEVICE)

@@ -38,15 +38,15 @@ class Bench:
             self.events += self.supervisor.advance(time.monotonic())
         return self.events.pop(0)
 
-    def embed(self, image, **label_along):
+    def embed(self, image, *, stack_follows=False, pixel_size_um=0.5):
         self.supervisor.memory.write(memoryview(image).cast("B"))
         header = {
             "instrument": "m1", "run_id": "r", "msg_number": 0, "stack_id": "s", "index": 3, "z_um": 9.0,
             "shape": list(FIELD), "dtype": "uint8", "max_value": 0, "byte_order": "little", "encoding": "raw",
-            "pixel_size_um": 0.5, "crc32": 0, "time_s": 0, "time_ns": 0,
+            "pixel_size_um": pixel_size_um, "crc32": 0, "time_s": 0, "time_ns": 0,
         }  # fmt: skip
-        fields = {"kind": "embed", "n_bytes": image.nbytes, "header": header, "n": 0}
-        self.supervisor.request(fields | label_along, time.monotonic())
+        fields = {"kind": "embed", "n_bytes": image.nbytes, "header": header, "stack_follows": stack_follows}
+        self.supervisor.request(fields, time.monotonic())
 
     def close(self):
         self.supervisor.close()
@@ -104,8 +104,9 @@ def test_a_slice_is_embedded_and_its_stack_labelled_in_one_request(bench, bundle
     before = [EmbeddedSlice(i, 9.0 * i, networks.embed(image(i))) for i in (0, 2)]
     empty = EmbeddedSlice(1, 9.0, np.zeros_like(before[0].embedding), 0.0)
     new = image(seed)
+    bench.embed(new, stack_follows=True)
     bench.supervisor.memory.write_stack(PartialStack((before[0], empty, before[1])), new.nbytes)
-    bench.embed(new, n=3, place=1)
+    bench.supervisor.follow_up({"n": 3, "place": 1})
     answer = bench.next()
     n_bytes = answer.fields["n_bytes"]
     embedding = np.frombuffer(answer.payload[:n_bytes], np.float32)
@@ -116,6 +117,17 @@ def test_a_slice_is_embedded_and_its_stack_labelled_in_one_request(bench, bundle
     assert bool(whole.weight[2]) is (seed != 2)
     expected = networks.label(whole.embeddings, whole.z_um, whole.weight)
     assert np.array_equal(np.frombuffer(answer.payload[n_bytes:], np.float32).reshape(3, 3), expected)
+
+
+def test_the_stack_of_a_slice_that_cannot_be_embedded_is_no_request_of_its_own(bench):
+    bench.next()
+    bench.embed(image(0), stack_follows=True, pixel_size_um=60.0)
+    bench.supervisor.follow_up({"n": 1, "place": 0})
+    answer = bench.next()
+    assert answer.fields["kind"] == "failed"
+    assert "pitch" in answer.fields["error"]
+    bench.embed(image(1))
+    assert bench.next().fields["kind"] == "embedded"
 
 
 @pytest.mark.hazard("H49")

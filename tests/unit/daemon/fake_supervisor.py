@@ -70,6 +70,10 @@ class FakeSupervisor:
         if fields["kind"] == "embed":
             self.embedded_indices.append(fields["header"]["index"])
 
+    def follow_up(self, fields):
+        assert self._request["stack_follows"] and self.in_hand
+        assert fields["n"] == len(self.stacks[-1])
+
     def advance(self, now_s):
         events, self._events = self._events, []
         return events
@@ -78,7 +82,7 @@ class FakeSupervisor:
         """Answer the request in hand well; returns its kind, `both` for embedding and labelling in one."""
         kind = self._request["kind"]
         times = {"started_ns": 2, "finished_ns": 3}
-        labels = kind == "label" or self._request["n"] > 0
+        labels = kind == "label" or self._request["stack_follows"]
         error, rows = "", b""
         if labels and self.unlabelled_index in [s.index for s in self.stacks[-1].slices]:
             error = "the recurrent network did not answer"
