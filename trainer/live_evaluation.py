@@ -73,17 +73,24 @@ def live_evaluation(
             for run in runs:
                 seen.append(_replay(run, number, networks))
                 advance(1, "")
-        points = [str(p) for p in _working_points(networks)]
-        found[name] = _summary(runs, seen, points, weights)
+        found[name] = _summary(runs, seen, _working_points(networks), weights)
     return found
 
 
-def _working_points(networks: Networks) -> tuple[float, ...] | tuple[int, ...]:
+def _working_points(networks: Networks) -> tuple[tuple[float, float], ...] | tuple[int, ...]:
     """Working points of a bundle, its own first."""
     if networks.estimator_parameters is None:
         return WAITS
     own = networks.estimator_parameters.found_probability
-    return (own, *(found for found in FOUND_PROBABILITIES if found != own))
+    return (own, *(both for found in FOUND_PROBABILITIES if (both := (found, found)) != own))
+
+
+def _places(points: Sequence[tuple[float, float] | int], k: int) -> dict[str, int]:
+    """Place of each working point of a boundary, by its probability or the slices waited for; own first."""
+    places: dict[str, int] = {}
+    for place, point in enumerate(points):
+        places.setdefault(f"{point if isinstance(point, int) else point[k]:g}", place)
+    return places
 
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
@@ -108,7 +115,10 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
 
 
 def _summary(
-    runs: Sequence[StackRun], seen: Sequence[_Seen], points: Sequence[str], weights: np.ndarray
+    runs: Sequence[StackRun],
+    seen: Sequence[_Seen],
+    points: Sequence[tuple[float, float] | int],
+    weights: np.ndarray,
 ) -> dict[str, Any]:
     assert all(len(one.counts) == len(points) for one in seen)  # noqa: S101  # a count for every working point
     own = [one.counts[0] for one in seen]
@@ -124,7 +134,7 @@ def _summary(
         "announcing": {
             boundary: {
                 point: _announcing([one.counts[place].announcements[k] for one in seen], runs, k, weights)
-                for place, point in enumerate(points)
+                for point, place in _places(points, k).items()
             }
             for k, boundary in enumerate(BOUNDARIES)
         },

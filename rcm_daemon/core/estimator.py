@@ -1,7 +1,7 @@
 """The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
 
 Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
-it lies above the newest slice with `found_probability`; it lies at its median, and slices below that are
+it lies above the newest slice with its `found_probability`; it lies at its median, and slices below that are
 labelled so. The median is that of the whole distribution, not of the part above the newest slice: that part
 ends where the stack ends for now, and its median would sink with every slice that follows. The distributions
 are in order, so the labels can never fall, and no junction thinner than the prior's thinnest is ever skipped.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rcm_daemon.core.advice import advise
 from rcm_daemon.core.mosaic import MosaicRule, mosaic_plan
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.mosaic import Place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+FoundProbability = Annotated[float, Field(ge=0.5, lt=1)]
 Um = Annotated[float, Field(gt=0, le=10_000)]
 N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
@@ -61,6 +62,12 @@ class Levels(_Record):
         return self.by_share[quarter][boundary]
 
 
+def _for_both(value: object) -> object:
+    if isinstance(value, float):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
+
+
 class EstimatorParameters(_Record):
     """estimator.json of a bundle: the prior, and what was fitted on calibration patients.
 
@@ -71,7 +78,8 @@ class EstimatorParameters(_Record):
     evidence_scale
         Factor on the network's evidence, below 1 where it is surer than it should be.
     found_probability
-        A boundary is found once it lies above the newest slice with this probability.
+        Each boundary is found once it lies above the newest slice with its probability, epidermis-DEJ also
+        once DEJ-dermis is found. One number in a file is meant for both.
     settled_probability
         A label of at least this posterior probability changes in at most 1 % of the cases.
     inside, forecast
@@ -87,7 +95,7 @@ class EstimatorParameters(_Record):
     thickness_scale_um: Um
     thinnest_um: Um
     evidence_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
-    found_probability: Annotated[float, Field(ge=0.5, lt=1)]
+    found_probability: Annotated[tuple[FoundProbability, FoundProbability], BeforeValidator(_for_both)]
     settled_probability: Annotated[float, Field(ge=0.5, le=1)]
     inside: Levels
     forecast: Levels
@@ -140,7 +148,7 @@ def monotone_estimate(
         raise InferenceError(
             f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
         )
-    statuses = tuple(_status(posterior, k, parameters.found_probability) for k in (0, 1))
+    statuses = statuses_of(posterior, parameters.found_probability)
     first, second = (_boundary(posterior, k, statuses[k], parameters, share_seen) for k in (0, 1))
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
@@ -163,10 +171,19 @@ def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
     return np.full(len(z_um), boundary.status == "above_start", np.int64)
 
 
-def _status(posterior: BoundaryPosterior, k: int, found_probability: float) -> Status:
-    if posterior.above_start(k) >= 0.5:
-        return "above_start"
-    return "inside" if posterior.reached(k) >= found_probability else "not_reached"
+def statuses_of(
+    posterior: BoundaryPosterior, found_probability: tuple[float, float]
+) -> tuple[Status, Status]:
+    """Where each boundary lies: above the first slice, inside the stack, or still ahead."""
+    second_found = posterior.reached(1) >= found_probability[1]
+    found = (second_found or posterior.reached(0) >= found_probability[0], second_found)
+
+    def status(k: int) -> Status:
+        if posterior.above_start(k) >= 0.5:
+            return "above_start"
+        return "inside" if found[k] else "not_reached"
+
+    return status(0), status(1)
 
 
 def _boundary(

@@ -49,7 +49,7 @@ def clear_stack(last_um: float, step_um: float = 3.0):
     return z_um, 0.5 * np.eye(3)[strata], strata
 
 
-@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.5, 0.8]))
+@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.5, 0.8, (0.9, 0.5), (0.5, 0.9)]))
 def test_no_prefix_of_any_stack_has_an_impossible_transition(n, seed, found_probability) -> None:
     rng = np.random.default_rng(seed)
     z_um = np.cumsum(rng.uniform(0.5, 7.0, n)) + rng.uniform(-1e4, 1e4)
@@ -179,3 +179,22 @@ def test_a_black_slice_is_no_evidence_for_the_posterior() -> None:
     assert said.labels[-3:].tolist() == [2, 2, 2]
     assert said.posterior[-3:, 0].max() < 0.1
     assert said.probabilities[-3:].max() < 0.5
+
+
+def test_dej_dermis_found_means_that_epidermis_dej_is() -> None:
+    z_um, evidence, _ = clear_stack(112.0)
+    uncertain = 0.05 * evidence
+    for last in range(20, len(z_um)):
+        said = estimate(z_um[:last], uncertain[:last], found_probability=(0.99, 0.5))
+        if said.boundaries[1].found:
+            assert said.boundaries[0].found
+            break
+    else:
+        pytest.fail("DEJ-dermis was never found")
+
+
+def test_one_number_is_meant_for_both_boundaries() -> None:
+    both = parameters(found_probability=0.7)
+    assert both.found_probability == (0.7, 0.7)
+    again = EstimatorParameters.model_validate_json(both.model_dump_json(by_alias=True))
+    assert again == both
