@@ -23,6 +23,7 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
     figure = Figure(figsize=(12, 8), layout="constrained")
     (newest, everything, coverage), (first, second, widths) = figure.subplots(2, 3)
     figure.suptitle(title, fontsize=10)
+    n_covering = sum("coverage" in one for one in live.values())
     for name, one in live.items():
         fractions = (np.arange(len(one["newest_by_fraction"])) + 0.5) / len(one["newest_by_fraction"])
         newest.plot(fractions, one["newest_by_fraction"], label=name)
@@ -38,8 +39,9 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
             shares = np.array([quarter["share"] for quarter in quarters])
             edges = np.array([quarter["interval"] for quarter in quarters]).T
             place = np.arange(1, 5) + (0.06 if kind == "forecast" else -0.06)
-            coverage.errorbar(place, shares, np.abs(edges - shares), fmt="o", capsize=3, label=kind)
-            widths.plot(range(1, 5), [quarter["median_width_um"] for quarter in quarters], "o-", label=kind)
+            label = f"{name}: {kind}" if n_covering > 1 else kind
+            coverage.errorbar(place, shares, np.abs(edges - shares), fmt="o", capsize=3, label=label)
+            widths.plot(range(1, 5), [quarter["median_width_um"] for quarter in quarters], "o-", label=label)
     coverage.axhline(INTERVAL, color="grey", linewidth=1)
     for axis, text in ((newest, "newest slice, at its arrival"), (everything, "all slices so far")):
         axis.set(title=f"accuracy: {text}", xlabel="share of the stack seen", ylim=(0.5, 1))
