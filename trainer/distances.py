@@ -2,8 +2,8 @@
 
 Strata say the same of a slice 1 um and one 60 um above the junction. Pictures do not look the same there, and
 a CNN that must tell such slices apart should keep in its embedding what the recurrent network can tell depths
-by. Its own labels are no better for it (docs/results/default-bundle); what the recurrent network gains has not
-been measured apart. The layer that answers is not exported.
+by. Its own labels are no better for it (docs/results/default-bundle); what the recurrent network gains has
+not been measured apart. The layer that answers is not exported.
 
 A distance d in um is compressed to d / (|d| + 20): differences near a boundary count most.
 """
