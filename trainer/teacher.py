@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from rcm_daemon.errors import DataSetError
+from trainer.networks.preprocess import resize
 
 if TYPE_CHECKING:
     from trainer.networks.inception import InceptionStrata
@@ -46,15 +46,7 @@ class Teacher:
     @torch.no_grad()
     def probabilities(self, field: torch.Tensor) -> torch.Tensor:
         """Map the student's slices [B, S, S] or [B, 3, S, S] (grey levels 0..255) to probabilities [B, 3]."""
-        size = self.network.size
-        if field.shape[-1] != size:
-            images = field.unsqueeze(1) if field.ndim == 3 else field
-            images = functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-            field = images.squeeze(1) if field.ndim == 3 else images
+        if field.shape[-1] != self.network.size:
+            field = resize(field, self.network.size)
         probabilities_BK: torch.Tensor = self.network(field).float().softmax(1)
         return probabilities_BK
-
-
-def taught_loss(logits_BK: torch.Tensor, taught_BK: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of what the student says (logits) against the teacher's probabilities [B, K]."""
-    return -(taught_BK * functional.log_softmax(logits_BK, 1)).sum(1).mean()

@@ -33,7 +33,7 @@ from trainer.starting import (
     take_cnn,
     take_state,
 )
-from trainer.teacher import Teacher, taught_loss
+from trainer.teacher import Teacher
 from trainer.training import run_epochs
 from trainer.weight_average import WeightAverage
 
@@ -246,7 +246,7 @@ class _Run:
                     logits_BK.float(), labels_B, label_smoothing=recipe.label_smoothing
                 )
                 if self.teacher:
-                    taught = taught_loss(logits_BK.float(), self.teacher.probabilities(field))
+                    taught = functional.cross_entropy(logits_BK.float(), self.teacher.probabilities(field))
                     loss = torch.lerp(loss, taught, recipe.teacher_weight)
                 if recipe.distance_weight:
                     wanted_B2 = torch.from_numpy(distances[rows]).to(device, non_blocking=True)
