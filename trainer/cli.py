@@ -143,11 +143,11 @@ def cnn(
     ] = "245,61,198",
     split: SplitOption = None,
     extend_split: Annotated[
-        Path | None,
-        typer.Option(
-            help="The split.json of this set when it held fewer stacks; new patients are trained on."
-        ),
+        Path | None, typer.Option(help="The split.json of this set when it held fewer stacks.")
     ] = None,
+    new_shares: Annotated[
+        str, typer.Option(help="Relative sizes of the parts that patients new to it go to.")
+    ] = "1,0,0,0",
     imagenet: Annotated[
         Path | None, typer.Option(help="torchvision inception_v3 weights (width 1 only).")
     ] = None,
@@ -165,6 +165,7 @@ def cnn(
     """Train the convolutional classifier (Inception-V3, compact by default; iv3-context sees neighbours)."""
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
+    from trainer.data.split import settle_split
     from trainer.methods import method_of
     from trainer.precision import choose_device
     from trainer.train_cnn import CnnRecipe, train_cnn
@@ -188,7 +189,15 @@ def cnn(
     chosen = choose_device(device)
     _set_threads(threads)
     data_set = load_data_set(data)
-    parts = _split(data_set, split, out, seed, shares, extend_split)
+    parts = settle_split(
+        data_set,
+        out,
+        split=split,
+        extended=extend_split,
+        seed=seed,
+        shares=shares,
+        new_shares=new_shares,
+    )
     prepared = prepare(data_set, size, cache or data_set.path.parent / "cache", workers)
     best = train_cnn(
         prepared,
@@ -239,6 +248,13 @@ def rcn(
         float | None, typer.Option(help="Largest share of slices left out of a stack.")
     ] = None,
     split: SplitOption = None,
+    new_shares: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the set has grown since the CNN was trained: relative sizes of the parts that new "
+            "patients go to."
+        ),
+    ] = None,
     start_from: StartOption = None,
     seed: SeedOption = 0,
     cache: CacheOption = None,
@@ -252,7 +268,7 @@ def rcn(
 
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
-    from trainer.data.split import load_split
+    from trainer.data.split import load_split, settle_split, stored_digest
     from trainer.embeddings import embed_set
     from trainer.methods import method_of
     from trainer.precision import choose_device
@@ -286,12 +302,18 @@ def rcn(
     data_set = load_data_set(data)
     # The CNN's own split: with another one, patients it was trained on would stand in the validation part.
     beside = (cnn if cnn.is_dir() else cnn.parent) / "split.json"
-    parts = load_split(split or beside, data_set)
-    if checkpoint["provenance"]["split_digest"] != parts.digest:
+    of_cnn = checkpoint["provenance"]["split_digest"]
+    if new_shares is None:
+        parts = load_split(split or beside, data_set)
+        found = parts.digest
+        parts.write(out / "split.json")
+    else:
+        found = stored_digest(split or beside)
+        parts = settle_split(data_set, out, extended=split or beside, seed=seed, new_shares=new_shares)
+    if found != of_cnn:
         raise DataSetError(
             f"an RCN must be trained on its CNN's split, {split or beside} is another than that of {cnn}"
         )
-    parts.write(out / "split.json")
     where = cache or data_set.path.parent / "cache"
     prepared = prepare(data_set, network.size, where, workers)
     train, validation = (parts.stack_indices(data_set, part) for part in ("train", "validation"))
@@ -351,27 +373,6 @@ def _set_threads(threads: int) -> None:
 
     if threads > 0:
         torch.set_num_threads(threads)
-
-
-def _split(  # type: ignore[no-untyped-def]
-    data_set, split: Path | None, out: Path, seed: int, shares: str, extended: Path | None = None
-):
-    from trainer.data.split import draw_split, extend_split, load_split
-
-    own = out / "split.json"
-    if split is None and own.is_file():
-        return load_split(own, data_set)
-    if extended:
-        parts = extend_split(extended, data_set)
-        parts.write(own)
-        return parts
-    try:
-        numbers = [float(share) for share in shares.split(",")]
-    except ValueError as error:
-        raise DataSetError(f"shares must be three or four numbers joined by commas, got {shares}") from error
-    parts = load_split(split, data_set) if split else draw_split(data_set, seed, numbers)
-    parts.write(own)
-    return parts
 
 
 @app.command("import")

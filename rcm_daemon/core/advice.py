@@ -17,14 +17,16 @@ from rcm_daemon.core.records import Advice
 if TYPE_CHECKING:
     from rcm_daemon.core.posterior import BoundaryPosterior
 
-FULL_GAIN_UM = 3.0
-"""A slice this far from all others, the thickness of an optical section, repeats none of them."""
+FULL_GAIN_UM = 6.0
+"""A slice this far from all others, two optical sections, repeats none of them: a boundary stays about this
+uncertain whatever is imaged. On 170 validation and calibration stacks 0.41 of a sweep's slices were taken;
+with 3 um here (and 45 um, 1.5 steps below) 0.58, and the boundaries lay no nearer to the readers'."""
 LEAST_GAIN = 0.4
 """In nats: with less to be gained anywhere, and both boundaries found, there is no more to do. The entropy at
-a boundary is 0.69, so this is reached when it is sampled every 3 um."""
-FARTHEST_UM = 45.0
+a boundary is 0.69, so this is reached when it is sampled every 7 um."""
+FARTHEST_UM = 30.0
 """No depth farther below the newest slice is advised."""
-NEXT_STEPS = 1.5
+NEXT_STEPS = 1.0
 """A depth that lies no more than so many of the stack's steps ahead is what the sweep comes to anyway."""
 
 

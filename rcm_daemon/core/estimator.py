@@ -1,14 +1,16 @@
 """The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
 
 Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
-it lies above the newest slice with its `found_probability`; it lies at its median, and slices below that are
-labelled so. The median is that of the whole distribution, not of the part above the newest slice: that part
-ends where the stack ends for now, and its median would sink with every slice that follows. The distributions
-are in order, so the labels can never fall, and no junction thinner than the prior's thinnest is ever skipped.
+it lies above the newest slice with its `found_probability`; it lies at its median, or at the newest slice
+where that is deeper, and slices below that are labelled so. The median is that of the whole distribution, not
+of the part above the newest slice: that part ends where the stack ends for now, and its median would sink
+with every slice that follows. The distributions are in order, so the labels can never fall, and no junction
+thinner than the prior's thinnest is ever skipped.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from rcm_daemon.core.mosaic import Place
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-FoundProbability = Annotated[float, Field(ge=0.5, lt=1)]
+FoundProbability = Annotated[float, Field(ge=0.3, lt=1)]
 Um = Annotated[float, Field(gt=0, le=10_000)]
 N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
@@ -79,7 +81,8 @@ class EstimatorParameters(_Record):
         Factor on the network's evidence, below 1 where it is surer than it should be.
     found_probability
         Each boundary is found once it lies above the newest slice with its probability, epidermis-DEJ also
-        once DEJ-dermis is found. One number in a file is meant for both.
+        once DEJ-dermis is found; below 0.5 where missing one costs more than a false one. One number in a
+        file is meant for both.
     settled_probability
         A label of at least this posterior probability changes in at most 1 % of the cases.
     inside, forecast
@@ -149,7 +152,9 @@ def monotone_estimate(
             f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
         )
     statuses = statuses_of(posterior, parameters.found_probability)
-    first, second = (_boundary(posterior, k, statuses[k], parameters, share_seen) for k in (0, 1))
+    second = _boundary(posterior, 1, statuses[1], parameters, share_seen)
+    lowest_um = second.um - parameters.thinnest_um if second.found else math.inf
+    first = _boundary(posterior, 0, statuses[0], parameters, share_seen, lowest_um)
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
     settled = strata[np.arange(len(labels)), labels] >= parameters.settled_probability
@@ -174,16 +179,17 @@ def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
 def statuses_of(
     posterior: BoundaryPosterior, found_probability: tuple[float, float]
 ) -> tuple[Status, Status]:
-    """Where each boundary lies: above the first slice, inside the stack, or still ahead."""
-    second_found = posterior.reached(1) >= found_probability[1]
-    found = (second_found or posterior.reached(0) >= found_probability[0], second_found)
+    """Where each boundary lies: above the first slice, inside the stack, or still ahead.
 
-    def status(k: int) -> Status:
-        if posterior.above_start(k) >= 0.5:
-            return "above_start"
-        return "inside" if found[k] else "not_reached"
-
-    return status(0), status(1)
+    What holds of DEJ-dermis holds of epidermis-DEJ, which lies above it.
+    """
+    above, found = False, False
+    statuses: list[Status] = []
+    for k in (1, 0):
+        above |= posterior.above_start(k) >= min(0.5, found_probability[k])
+        found |= posterior.reached(k) >= found_probability[k]
+        statuses.append("above_start" if above else "inside" if found else "not_reached")
+    return statuses[1], statuses[0]
 
 
 def _boundary(
@@ -192,19 +198,23 @@ def _boundary(
     status: Status,
     parameters: EstimatorParameters,
     share_seen: float,
+    lowest_um: float = math.inf,
 ) -> Boundary:
     """Median and interval of one boundary; one not found yet is expected at the newest slice or below it.
 
-    The interval of an expected one may begin above the newest slice: it may just have been passed.
+    A found one lies at the newest slice or above it, and not below `lowest_um`, whatever its median. The
+    interval of an expected one may begin above the newest slice: it may just have been passed.
     """
     if status == "above_start":
         return Boundary(status)
     levels = parameters.inside if status == "inside" else parameters.forecast
     low, high = levels.of(k, share_seen)
     low_um, um, high_um = posterior.quantile(k, np.array([low, 0.5, high])).tolist()
+    newest_um = float(posterior.depths_um[posterior.n_slices - 1])
     if status == "inside":
+        um = max(min(um, newest_um, lowest_um), float(posterior.depths_um[0]))
         return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
-    um = max(um, float(posterior.depths_um[posterior.n_slices - 1]))
+    um = max(um, newest_um)
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
 
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trainer.data.manifest import DataSet
+    from trainer.data.manifest import DataSet, LabelledStack
 
 PARTS = ("train", "validation", "test", "calibration")
 PAPER_SHARES = (245, 61, 198)
 """Stacks in each part of Bozkurt et al. 2021."""
+TRAIN_ALL = (1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,49 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
         If the shares are not three or four non-negative numbers, or there are fewer patients than parts asked
         for.
     """
-    if len(shares) not in (len(PARTS) - 1, len(PARTS)) or min(shares) < 0 or shares[0] <= 0:
-        raise DataSetError(
-            f"shares must be three or four numbers from 0, the first above 0, got {list(shares)}"
-        )
-    shares = [*map(float, shares), 0.0][: len(PARTS)]
-    patients = np.array(data.patients)
+    shares = _checked_shares(shares)
+    if shares[0] <= 0:
+        raise DataSetError(f"a split must leave stacks to train on, got shares {list(shares)}")
+    split = Split(seed, tuple(shares), data.digest, _drawn(data, data.stacks, seed, shares))
+    check_split(split, data)
+    return split
+
+
+def parsed_shares(text: str) -> tuple[float, ...]:
+    """Read shares as a command line gives them, joined by commas.
+
+    Raises
+    ------
+    DataSetError
+        If they are not three or four numbers from 0, one of them above 0.
+    """
+    try:
+        return _checked_shares([float(share) for share in text.split(",")])
+    except ValueError as error:
+        raise DataSetError(f"shares must be three or four numbers joined by commas, got {text}") from error
+
+
+def _checked_shares(shares: Sequence[float]) -> tuple[float, ...]:
+    right_number = len(shares) in (len(PARTS) - 1, len(PARTS))
+    if not right_number or not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
+        raise DataSetError(f"shares must be three or four numbers from 0, one above 0, got {list(shares)}")
+    return (*map(float, shares), 0.0)[: len(PARTS)]
+
+
+def _drawn(
+    data: DataSet, stacks: Sequence[LabelledStack], seed: int, shares: Sequence[float]
+) -> dict[str, tuple[str, ...]]:
+    """Draw the patients of each part among those of some stacks of a set."""
+    patients = np.array(list(dict.fromkeys(stack.patient for stack in stacks)))
     n_parts = sum(share > 0 for share in shares)
     if len(patients) < n_parts:
         raise DataSetError(
             f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}"
         )
-    families = sorted({stack.family for stack in data.stacks})
+    families = sorted({stack.family for stack in stacks})
     traits = np.zeros((len(patients), 1 + len(STRATA) + len(families)))
     row_of = {patient: row for row, patient in enumerate(patients)}
-    for stack in data.stacks:
+    for stack in stacks:
         trait = traits[row_of[stack.patient]]
         trait[0] += 1
         trait[1 : 1 + len(STRATA)] += np.bincount(stack.labels, minlength=len(STRATA))
@@ -123,10 +152,7 @@ def draw_split(data: DataSet, seed: int, shares: Sequence[float] = PAPER_SHARES)
         part = int(np.argmin(change))
         part_of[patient] = part
         missing[part] -= traits[patient]
-    parts = {name: tuple(sorted(patients[part_of == p].tolist())) for p, name in enumerate(PARTS)}
-    split = Split(seed, tuple(shares), data.digest, parts)
-    check_split(split, data)
-    return split
+    return {name: tuple(sorted(patients[part_of == p].tolist())) for p, name in enumerate(PARTS)}
 
 
 def load_split(path: Path, data: DataSet) -> Split:
@@ -145,15 +171,28 @@ def load_split(path: Path, data: DataSet) -> Split:
     return split
 
 
-def extend_split(path: Path, data: DataSet) -> Split:
-    """Read a split of a set that has grown since: its patients stay where they are, new ones are trained on.
+def extend_split(path: Path, data: DataSet, seed: int = 0, shares: Sequence[float] = TRAIN_ALL) -> Split:
+    """Read a split of a set that has grown since: its patients stay where they are, new ones are drawn.
+
+    Parameters
+    ----------
+    path
+        The split of the set as it was.
+    data
+        The set as it is.
+    seed
+        Seed of the order in which the new patients are drawn.
+    shares
+        Relative sizes of the parts the new patients go to, in the order of `PARTS`; as they come, all are
+        trained on.
 
     Raises
     ------
     DataSetError
         If the file is no split or was changed, or if the data lack a patient it names: then it was drawn from
-        another set, and equal names need not be the same people.
+        another set, and equal names need not be the same people. Also as `draw_split` does.
     """
+    shares = _checked_shares(shares)
     old = _read(path)
     known = {patient for part in PARTS for patient in old.patients[part]}
     if gone := sorted(known - set(data.patients)):
@@ -161,11 +200,62 @@ def extend_split(path: Path, data: DataSet) -> Split:
             f"a split is extended to data that hold all its patients, {data.path} lacks {len(gone)} of "
             f"{path}, the first is {gone[0]}"
         )
-    new = set(data.patients) - known
-    patients = {**old.patients, PARTS[0]: tuple(sorted({*old.patients[PARTS[0]], *new}))}
+    new = [stack for stack in data.stacks if stack.patient not in known]
+    drawn = _drawn(data, new, seed, shares) if new else dict.fromkeys(PARTS, ())
+    patients = {part: tuple(sorted({*old.patients[part], *drawn[part]})) for part in PARTS}
     split = Split(old.seed, old.shares, data.digest, patients)
     check_split(split, data)
     return split
+
+
+def settle_split(
+    data: DataSet,
+    out: Path,
+    *,
+    split: Path | None = None,
+    extended: Path | None = None,
+    seed: int = 0,
+    shares: str = "",
+    new_shares: str = "",
+) -> Split:
+    """Find the split of a run and keep it in its folder: one named, the run's own, one grown, or a new one.
+
+    Parameters
+    ----------
+    data, out
+        The data set, and the run's folder.
+    split, extended
+        A stored split to use, or one of the set when it was smaller.
+    seed, shares, new_shares
+        Of the draw: of all patients, or of those an extended split does not know.
+
+    Raises
+    ------
+    DataSetError
+        As `load_split`, `extend_split`, `draw_split` and `parsed_shares` do.
+    """
+    own = out / "split.json"
+    if split:
+        parts = load_split(split, data)
+    elif own.is_file():
+        return load_split(own, data)
+    elif extended:
+        parts = extend_split(extended, data, seed, parsed_shares(new_shares))
+    else:
+        parts = draw_split(data, seed, parsed_shares(shares))
+    parts.write(own)
+    return parts
+
+
+def stored_digest(path: Path) -> str:
+    """Digest of a stored split, whatever data it was drawn from.
+
+    Raises
+    ------
+    DataSetError
+        If the file is no split or was changed.
+    """
+    return _read(path).digest
 
 
 def _read(path: Path, data: DataSet | None = None) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,32 @@ def test_an_rcn_refuses_another_split_than_its_cnns(work: Path, tmp_path) -> Non
     arguments = ("--cnn", work / "cnn", "--out", tmp_path / "rcn", "--split", tmp_path / "split.json")
     with pytest.raises(DataSetError, match="its CNN's split"):
         run("rcn", "--data", work / "data", *arguments)
+
+
+def test_an_rcn_takes_patients_that_came_after_its_cnn(work: Path, tmp_path) -> None:
+    with (work / "data" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["file"] = str(work / "data" / row["file"])
+    one = [row for row in rows if row["stack"] == rows[0]["stack"]]
+    rows += [{**row, "stack": f"added-{k}", "patient": f"added-{k}"} for k in range(4) for row in one]
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    where = ("--data", tmp_path / "manifest.csv", "--cnn", work / "cnn", "--out", tmp_path / "rcn")
+    options = ("--epochs", "1", "--copies", "0", "--workers", "1")
+    with pytest.raises(DataSetError, match="4 are in none"):
+        run("rcn", *where, *options)
+    run("rcn", *where, *options, "--new-shares", "1,0,0,3")
+    before = load_split(work / "cnn" / "split.json", load_data_set(work / "data"))
+    split = load_split(tmp_path / "rcn" / "split.json", load_data_set(tmp_path / "manifest.csv"))
+    gained = {part: set(split.patients[part]) - set(before.patients[part]) for part in split.patients}
+    assert [len(gained[part]) for part in ("train", "validation", "test", "calibration")] == [1, 0, 0, 3]
+    draw_split(load_data_set(work / "data"), 99, (6, 2, 3)).write(tmp_path / "other.json")
+    other = ("--split", tmp_path / "other.json", "--new-shares", "1,0,0,3")
+    with pytest.raises(DataSetError, match="its CNN's split"):
+        run("rcn", *where[:-1], tmp_path / "other", *other)
 
 
 def test_embeddings_are_cached_and_copies_differ(work: Path, tmp_path) -> None:

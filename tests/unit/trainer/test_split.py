@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import DataSet, LabelledStack
-from trainer.data.split import PARTS, check_split, draw_split, extend_split, load_split, z_steps
+from trainer.data.split import (
+    PARTS,
+    check_split,
+    draw_split,
+    extend_split,
+    load_split,
+    parsed_shares,
+    z_steps,
+)
 
 
 def a_set(n_patients: int, seed: int = 0) -> DataSet:
@@ -74,10 +82,17 @@ def test_a_part_of_share_nought_stays_empty() -> None:
     assert split.patients["validation"]
 
 
-@pytest.mark.parametrize("shares", [(1, 2), (0, 1, 1), (1, -1, 1)])
+@pytest.mark.parametrize("shares", [(1, 2), (1, -1, 1), (0, 0, 0), (1, np.nan, 1), (1, np.inf, 1)])
 def test_impossible_shares_are_refused(shares) -> None:
     with pytest.raises(DataSetError, match="three or four numbers"):
         draw_split(a_set(5), 0, shares)
+    with pytest.raises(DataSetError, match="three or four numbers"):
+        parsed_shares(",".join(map(str, shares)))
+
+
+def test_a_split_without_training_stacks_is_refused() -> None:
+    with pytest.raises(DataSetError, match="stacks to train on"):
+        draw_split(a_set(5), 0, (0, 1, 1))
 
 
 def test_more_parts_than_patients_are_refused() -> None:
@@ -142,5 +157,11 @@ def test_a_set_that_has_grown_keeps_its_patients_where_they_were(tmp_path: Path)
     assert set(split.patients["train"]) == {*old.patients["train"], *new}
     split.write(tmp_path / "grown.json")
     assert load_split(tmp_path / "grown.json", grown) == split
+    shared = extend_split(tmp_path / "split.json", grown, 3, (1, 0, 0, 1))
+    gained = {part: set(shared.patients[part]) - set(old.patients[part]) for part in PARTS}
+    assert set().union(*gained.values()) == new
+    assert {part: len(names) for part, names in gained.items()} == {
+        "train": 5, "validation": 0, "test": 0, "calibration": 5
+    }  # fmt: skip
     with pytest.raises(DataSetError, match=r"lacks 10 of .*grown.json, the first is p20"):
         extend_split(tmp_path / "grown.json", begun)
