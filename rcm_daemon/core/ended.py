@@ -1,4 +1,4 @@
-"""The stacks of one instrument that have ended, a thousand of them in some 160 kB."""
+"""The stacks of one instrument that have ended, four hundred of them in some 64 kB."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rcm_daemon.core.stack import State, digest
 if TYPE_CHECKING:
     from rcm_daemon.core.stack import Acquisition
 
-MAX_ENDED_KEPT = 1_000
-"""Ten days of a busy clinic: what comes for a stack that ended longer ago begins a new acquisition."""
+MAX_ENDED_KEPT = 400
+"""Four days of a busy clinic: what comes for a stack that ended longer ago begins a new acquisition."""
 _PACKED = struct.Struct("<IB8s8s")
 _STATES: tuple[State, ...] = get_args(State)
 _NONE = bytes(8)  # stands for no digest: none that is one comes out so in 2^64
