@@ -17,7 +17,7 @@ from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.display.message_view import view_of_fields
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.errors import RcmError
-from rcm_daemon.local_daemon import STOP_S, LocalDaemon
+from rcm_daemon.local_daemon import STOP_S, LocalDaemon, said_in
 from rcm_daemon.replay import thumbnail
 from rcm_daemon.simulator import make_phantom
 from rcm_daemon.watch import live_view, results, subscribe
@@ -49,12 +49,14 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
         console.print(f"microscope -> {slices} -> daemon -> {daemon.results} -> this view")
         simulate = [sys.executable, "-m", "rcm_daemon", "simulate", "phantom", "--bind", slices]
         simulate += ["--fps", str(fps), "--seed", str(seed)]
-        microscope = subprocess.Popen(simulate, stderr=daemon.log)  # noqa: S603
+        log = Path(folder) / "microscope.log"
+        with log.open("w") as file:
+            microscope = subprocess.Popen(simulate, stderr=file)  # noqa: S603
         try:
-            final = _follow(daemon, console)
+            final = _follow(daemon, microscope, log, console)
+        finally:
             if not console.is_terminal:  # there the live view ends without a line's end
                 console.print()
-        finally:
             microscope.terminate()
             microscope.wait(STOP_S)
     phantom = make_phantom(seed)
@@ -64,7 +66,9 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
     console.print(f"picture: {plot}")
 
 
-def _follow(daemon: LocalDaemon, console: Console) -> dict[str, Any]:
+def _follow(
+    daemon: LocalDaemon, microscope: subprocess.Popen[bytes], log: Path, console: Console
+) -> dict[str, Any]:
     """Show results until the stack has ended."""
     deadline_s = time.monotonic() + PATIENCE_S
     waiting = Text("waiting for the first slice")
@@ -77,6 +81,8 @@ def _follow(daemon: LocalDaemon, console: Console) -> dict[str, Any]:
                     return fields
                 continue
             daemon.check_alive()
+            if microscope.poll():
+                raise DemoError(f"the microscope ended with exit code {microscope.poll()}; {said_in(log)}")
             if time.monotonic() > deadline_s:
                 raise DemoError(f"no result came for {PATIENCE_S:.0f} s; {daemon.said()}")
     raise DemoError("the results ended")

@@ -38,7 +38,7 @@ class LocalDaemon:
     controllers, results, control
         Its endpoints.
     log
-        Its log, which other processes may write to as well.
+        Its log.
     """
 
     def __init__(self, folder: Path, *options: str, n_controllers: int = 1) -> None:
@@ -101,7 +101,12 @@ class LocalDaemon:
 
     def said(self) -> str:
         """Quote the end of its log, as half a sentence."""
-        return f"it said: {' '.join(self._log_path.read_text().split())[-500:] or 'nothing'}"
+        return said_in(self._log_path)
+
+
+def said_in(log: Path) -> str:
+    """Quote the end of a process's log, as half a sentence."""
+    return f"it said: {' '.join(log.read_text().split())[-500:] or 'nothing'}"
 
 
 def free_endpoint() -> str:

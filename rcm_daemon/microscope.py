@@ -159,14 +159,16 @@ def _player(place: Place) -> Iterator[Player]:
         run_id = _new_run_id()
         try:
             with Client(place.endpoint, place.instrument, run_id, secure=secure) as client:
-                _say(f"sending to {place.endpoint}")
+                _say(f"sending to {place.endpoint} once it answers")
                 yield Player(place.instrument, run_id, lambda message: _post(client, message))
             for refusal in client.refusals:
                 _say(f"message {refusal.msg_number} {refusal.status}: {refusal.error}")
         except NotAcknowledgedError as error:
             raise RcmError(str(error)) from error
         except zmq.ZMQError as error:
-            raise ConfigurationError([f"{place.endpoint} cannot be connected to: {error}"]) from error
+            raise ConfigurationError(
+                [f"{place.endpoint} cannot be connected to: {error.strerror}"]
+            ) from error
         return
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context[zmq.Socket[bytes]]())

@@ -21,7 +21,7 @@ from pydantic_settings import (
 from rcm_daemon.bundle.execution import SPIN_US, ProviderChoice, VariantChoice
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.errors import ConfigurationError
-from rcm_daemon.io.curve import is_loopback
+from rcm_daemon.io.endpoint import check_endpoint, is_loopback
 from rcm_daemon.io.keys import KEY_NAME_PATTERN, default_keys_dir, find_secret
 
 ENV_PREFIX = "RCM_"
@@ -35,23 +35,10 @@ def default_state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "rcm-daemon"
 
 
-def _endpoint(value: str) -> str:
-    scheme, found, address = value.partition("://")
-    if not found or scheme not in ("tcp", "ipc") or not address or re.search(r"\s", value):
-        raise ValueError("an endpoint reads tcp://HOST:PORT or ipc://PATH")
-    if scheme == "tcp":
-        host, colon, port = address.rpartition(":")
-        if not (
-            colon and host and (port == "*" or (port.isascii() and port.isdigit() and int(port) < 65536))
-        ):
-            raise ValueError("a tcp endpoint reads tcp://HOST:PORT with a port below 65536")
-    return value
-
-
 def _host_port(value: str) -> str:
     if value and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", value):
         raise ValueError("an address reads HOST:PORT")
-    return _endpoint(f"tcp://{value}").removeprefix("tcp://") if value else value
+    return check_endpoint(f"tcp://{value}").removeprefix("tcp://") if value else value
 
 
 def _words(value: object) -> object:
@@ -59,7 +46,7 @@ def _words(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Endpoint = Annotated[str, AfterValidator(check_endpoint)]
 KeyName = Annotated[str, Field(pattern=KEY_NAME_PATTERN)]
 
 
@@ -161,7 +148,7 @@ class Settings(BaseSettings):
         why = "which encrypt = always demands" if self.encrypt == "always" else "which is not loopback"
         if locked and find_secret(self.keys_dir, self.key) is None:
             faults.append(
-                f"{', '.join(locked)} needs a key, {why}, and {self.keys_dir} has no {self.key}.secret: "
+                f"{', '.join(locked)}, {why}, needs a key, but {self.keys_dir} has no {self.key}.secret: "
                 f"rcm-daemon keys new {self.key} makes one; allow_unencrypted_remote = true does without"
             )
         if self.metrics_bind and not (

@@ -48,7 +48,7 @@ def subscribe(endpoint: str, topic: str = "strata.", curve: CurveClient | None =
         socket.connect(endpoint)
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise ConfigurationError([f"{endpoint} cannot be connected to: {error}"]) from error
+        raise ConfigurationError([f"{endpoint} cannot be connected to: {error.strerror}"]) from error
     return socket
 
 
@@ -93,13 +93,15 @@ def watch_results(endpoint: str, curve: CurveClient | None = None) -> None:
     """Show every instrument's newest stack until interrupted; a line a message where there is no terminal."""
     newest: dict[str, dict[str, Any]] = {}
     socket = subscribe(endpoint, curve=curve)
+    waiting = f"waiting for results at {endpoint}"
     if not sys.stdout.isatty():
+        print(waiting, file=sys.stderr, flush=True)
         with socket:
             for fields in results(socket):
                 if fields is not None:
                     print(plain_line(fields), flush=True)
         return
-    with socket, Live(Text(f"waiting for results at {endpoint}"), refresh_per_second=10) as live:
+    with socket, Live(Text(waiting), refresh_per_second=10) as live:
         for fields in results(socket):
             if fields is None:
                 continue

@@ -124,6 +124,22 @@ def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> Estimator
     return _parameters(prior, evidence_scale, levels, levels, 0.999)
 
 
+def check_patients(stacks: Sequence[LabelledStack]) -> None:
+    """Refuse too few patients.
+
+    Raises
+    ------
+    DataSetError
+        If there are fewer than `FEWEST_PATIENTS`.
+    """
+    n_patients = len({stack.patient for stack in stacks})
+    if n_patients < FEWEST_PATIENTS:
+        raise DataSetError(
+            f"a calibration needs {FEWEST_PATIENTS} patients or more that nothing else was fitted on, "
+            f"got {n_patients}: the fourth of --shares, when the CNN is trained, sets stacks apart for it"
+        )
+
+
 def calibrate(
     stacks: Sequence[LabelledStack],
     embeddings: Sequence[np.ndarray],
@@ -149,12 +165,8 @@ def calibrate(
     DataSetError
         If there are too few patients.
     """
+    check_patients(stacks)
     patients = {stack.patient for stack in stacks}
-    if len(patients) < FEWEST_PATIENTS:
-        raise DataSetError(
-            f"a calibration needs {FEWEST_PATIENTS} patients or more that nothing else was fitted on, "
-            f"got {len(patients)}"
-        )
     plain = Estimation()
     with progress_bar("running the network", len(stacks), "stacks") as advance:
         runs = []

@@ -28,7 +28,7 @@ def calibrate(
 
     from rcm_daemon.errors import DataSetError
     from trainer.calibrate import calibrate as fit
-    from trainer.calibrate import write_calibration
+    from trainer.calibrate import check_patients, write_calibration
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
     from trainer.data.split import PARTS, load_split
@@ -49,11 +49,12 @@ def calibrate(
         raise DataSetError(f"a calibration is for networks of the preset live, {rcn} is none")
     data_set = load_data_set(data)
     indices = load_split(split or rcn / "split.json", data_set).stack_indices(data_set, part).tolist()
+    stacks = [data_set.stacks[index] for index in indices]
+    check_patients(stacks)
     where = cache or data_set.path.parent / "cache"
     prepared = prepare(data_set, network.size, where, workers)
     embeddings_TE = embed_set(network, prepared, {0: indices}, where, choose_device(device))[0]
     starts = data_set.starts
-    stacks = [data_set.stacks[index] for index in indices]
     found = fit(
         stacks,
         [embeddings_TE[starts[index] : starts[index + 1]] for index in indices],

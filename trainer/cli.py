@@ -40,8 +40,10 @@ SplitOption = Annotated[
     Path | None, typer.Option(help="A split.json drawn before. [default: the run's own, else drawn]")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")]
-WorkersOption = Annotated[int, typer.Option(help="Worker processes that prepare slices.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=0, help="Threads of torch on the CPU; 0 leaves its own choice.")
+]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Worker processes that prepare slices.")]
 MethodOption = Annotated[str | None, typer.Option(help="Method of the paper's comparison, by plain name.")]
 StartOption = Annotated[
     str | None,
@@ -50,7 +52,7 @@ StartOption = Annotated[
         help="Run folder, checkpoint or bundle to fine-tune from; default: the bundle that comes along.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
 
 def run() -> None:
@@ -115,17 +117,21 @@ def cnn(
     data: DataOption,
     out: OutOption,
     method: MethodOption = None,
-    width: Annotated[float, typer.Option(help="Multiplier of Inception-V3's channel counts.")] = 0.25,
+    width: Annotated[
+        float, typer.Option(min=0.05, max=2.0, help="Multiplier of Inception-V3's channel counts.")
+    ] = 0.25,
     size: Annotated[int, typer.Option(help="Side of the network's input in pixels, at least 75.")] = 192,
-    epochs: Annotated[int, typer.Option(help="Number of epochs.")] = 30,
-    batch_size: Annotated[int, typer.Option(help="Slices a step.")] = 64,
-    slices_per_epoch: Annotated[int, typer.Option(help="Slices drawn in each epoch; 0 takes all.")] = 0,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.02,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 64,
+    slices_per_epoch: Annotated[
+        int, typer.Option(min=0, help="Slices drawn in each epoch; 0 takes all.")
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Peak learning rate of AdamW.")] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Weight decay of AdamW.")] = 0.02,
     label_smoothing: Annotated[
-        float, typer.Option(help="Share of the target spread over the other strata.")
+        float, typer.Option(min=0.0, max=1.0, help="Share of the target spread over the other strata.")
     ] = 0.05,
-    dropout: Annotated[float, typer.Option(help="Share of pooled features dropped.")] = 0.2,
+    dropout: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of pooled features dropped.")] = 0.2,
     without: Annotated[
         list[str] | None, typer.Option(help="Kind of augmentation to leave out; repeatable.")
     ] = None,
@@ -168,8 +174,10 @@ def cnn(
     from trainer.data.split import settle_split
     from trainer.methods import method_of
     from trainer.precision import choose_device
+    from trainer.run_folder import refuse_second_run
     from trainer.train_cnn import CnnRecipe, train_cnn
 
+    refuse_second_run(out, resume=resume)
     recipe = CnnRecipe(
         width=width,
         size=size,
@@ -220,32 +228,40 @@ def rcn(
     cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN whose embeddings are used.")],
     out: OutOption,
     method: MethodOption = None,
-    preset: Annotated[str, typer.Option(help="ours, or paper (the published recipe, literally).")] = "ours",
+    preset: Annotated[
+        str, typer.Option(help="ours (whole stacks), live (stacks being acquired) or paper (as published).")
+    ] = "ours",
     half_width: Annotated[
         int | None, typer.Option(help="D of the Toeplitz attention (kernel 2D+1); 1 by default.")
     ] = None,
     max_slices: Annotated[int | None, typer.Option(help="Clip longer stacks; longest of global's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs, instead of the preset's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Stacks a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs, instead of the preset's.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Stacks a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate of Adam.")] = None,
     recurrent_l1: Annotated[
-        float | None, typer.Option(help="Weight of the sum of absolute recurrent weights.")
+        float | None, typer.Option(min=0.0, help="Weight of the sum of absolute recurrent weights.")
     ] = None,
     recurrent_dropout: Annotated[
-        float | None, typer.Option(help="Share of the hidden state dropped.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of the hidden state dropped.")
     ] = None,
     input_dropout: Annotated[
-        float | None, typer.Option(help="Share of the embeddings' values dropped.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of the embeddings' values dropped.")
     ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(help="Share of the target spread over the other strata.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of the target spread over the other strata."),
     ] = None,
-    copies: Annotated[int | None, typer.Option(help="Augmented copies of every training stack.")] = None,
+    copies: Annotated[
+        int | None, typer.Option(min=0, help="Augmented copies of every training stack.")
+    ] = None,
     prefixes: Annotated[
-        float | None, typer.Option(help="Share of training stacks cut at a random slice.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of training stacks cut at a random slice."),
     ] = None,
     dropped_slices: Annotated[
-        float | None, typer.Option(help="Largest share of slices left out of a stack.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Largest share of slices left out of a stack.")
     ] = None,
     split: SplitOption = None,
     new_shares: Annotated[
@@ -273,10 +289,11 @@ def rcn(
     from trainer.methods import method_of
     from trainer.precision import choose_device
     from trainer.rcn_recipe import preset as take_preset
-    from trainer.run_folder import state_digest
+    from trainer.run_folder import refuse_second_run, state_digest
     from trainer.train_cnn import load_cnn
     from trainer.train_rcn import train_rcn
 
+    refuse_second_run(out, resume=resume)
     recipe = take_preset(
         preset,
         method_of(method, "rcn"),

@@ -7,6 +7,7 @@ trusts them too far on new stacks.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from trainer.data.prepared import PreparedSet
     from trainer.networks.inception import InceptionStrata
 
-SAVE_EVERY = 20
+SAVE_EVERY_S = 30.0
+"""A stop costs no more than this; each time the whole file is written, 1 kB a slice."""
 
 
 def embed_set(
@@ -73,13 +75,15 @@ def embed_set(
         with progress_bar("embedding slices", n_missing, "stacks") as advance:
             for copy, stacks in missing.items():
                 embeddings, done = arrays[copy]
+                saved_s = time.monotonic()
                 for n_done, index in enumerate(stacks.tolist(), start=1):
                     rows = prepared.slice_indices(np.array([index]))
                     embeddings[rows] = _embed_stack(network, prepared.slices[rows], copy, index, device)
                     done[index] = True
                     advance(1, "")
-                    if n_done % SAVE_EVERY == 0 or n_done == len(stacks):
+                    if n_done == len(stacks) or time.monotonic() - saved_s > SAVE_EVERY_S:
                         _store(folder / f"copy-{copy}.npz", embeddings, done)
+                        saved_s = time.monotonic()
     return np.stack([arrays[copy][0] for copy in range(max(wanted) + 1)])
 
 

@@ -156,6 +156,21 @@ def provenance(data: DataSet, split: Split, seed: int) -> dict[str, Any]:
     }
 
 
+def refuse_second_run(out: Path, *, resume: bool) -> None:
+    """Refuse to train into the folder of another training, whose snapshots it would overwrite.
+
+    Raises
+    ------
+    DataSetError
+        If the folder holds a checkpoint and the run does not resume it.
+    """
+    if not resume and (out / LAST_NAME).exists():
+        raise DataSetError(
+            f"a run's folder holds one training, {out} holds one: --resume goes on with it, another folder "
+            "begins a new one"
+        )
+
+
 def refuse_other_recipe(
     last: dict[str, Any], recipe: dict[str, Any], about: dict[str, Any], out: Path
 ) -> None:

@@ -73,6 +73,8 @@ class Archive:
             self._replayer.replay(stack)
         found = {REPLAY: n / (time.perf_counter() - begun_s)}
         for size, session in self._sessions.items():
+            if size > n:
+                continue
             begun_s = time.perf_counter()
             for first in range(0, n - size + 1, size):
                 session.run(["embeddings"], {"slices": self._fields[first : first + size]})

@@ -50,7 +50,8 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
     for key, title in (("at_frame_rate", "at the frame rate"), ("back_to_back", "back to back")):
         lines += ["", *_pace(fields[key], f"{title}, {fields[key]['fps']:.1f} slices a second")]
     if together := fields["together"]:
-        title = f"{options['n_instruments']} instruments at {options['fps']:g} a second each"
+        n = options["n_instruments"]
+        title = f"{n} instrument{'s' * (n != 1)} at {options['fps']:g} a second each"
         lines += ["", *_table({"end_to_end": together["end_to_end"]}, title)]
         lines += [f"{'lost':44}{together['n_lost']:9d}"]
     if script := fields["script"]:

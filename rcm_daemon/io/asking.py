@@ -36,7 +36,7 @@ def ask(
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
-            raise ConfigurationError([f"{endpoint} cannot be connected to: {error}"]) from error
+            raise ConfigurationError([f"{endpoint} cannot be connected to: {error.strerror}"]) from error
         socket.send(json.dumps(request).encode())
         if not socket.poll(round(patience_s * 1e3)):
             raise NoAnswerError(f"a daemon must answer at {endpoint} within {patience_s:g} s, got nothing")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
 
 from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.io.endpoint import check_endpoint, is_loopback
 from rcm_daemon.io.keys import load_key_pair, load_public_key
 
 if TYPE_CHECKING:
@@ -50,18 +50,6 @@ class CurveClient:
 Curve = CurveServer | CurveClient
 
 
-def is_loopback(endpoint: str) -> bool:
-    """Whether only this machine can reach an endpoint."""
-    scheme, _, address = endpoint.partition("://")
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if scheme == "ipc" or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def client_of(keys_dir: Path, key: str, server_key: str) -> CurveClient:
     """Read the own key pair `key` and the server's `server_key`.public from a folder.
 
@@ -79,10 +67,12 @@ def demand_curve(endpoint: str, *, locked: bool, allow_unencrypted_remote: bool)
     Raises
     ------
     ConfigurationError
-        It is one.
+        It is one, or no endpoint.
     """
-    if "://" not in endpoint:
-        return  # no endpoint at all, as whoever connects to it will say
+    try:
+        check_endpoint(endpoint)
+    except ValueError as error:
+        raise ConfigurationError([f"{error}, got '{endpoint}'"]) from error
     if not locked and not allow_unencrypted_remote and not is_loopback(endpoint):
         detail = f"{endpoint} is not loopback: give a --key, or say --allow-unencrypted-remote"
         raise ConfigurationError([detail])

@@ -48,7 +48,7 @@ class Publisher:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self._socket.close(linger=0)
-            raise ConfigurationError([f"slices cannot be bound to {endpoint}: {error}"]) from error
+            raise ConfigurationError([f"slices cannot be bound to {endpoint}: {error.strerror}"]) from error
 
     def __enter__(self) -> Publisher:
         return self

@@ -118,7 +118,7 @@ def test_watch_refuses_no_endpoint():
     command = [sys.executable, "-m", "rcm_daemon", "watch", "somewhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 78
-    assert "somewhere cannot be connected to" in done.stderr
+    assert done.stderr == "rcm-daemon: an endpoint reads tcp://HOST:PORT or ipc://PATH, got 'somewhere'\n"
 
 
 def test_simulate_waits_for_a_listener_and_plays_at_the_rate():

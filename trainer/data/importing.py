@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".bmp", ".png", ".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
+STACK = "\0"
+"""Stands for a stack in what is wrong with several."""
 N_NAMED = 5
 
 
@@ -61,6 +63,7 @@ class _Findings:
 
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unreadable: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     rows: list[dict[str, object]] = field(default_factory=list)
     patients: set[str] = field(default_factory=set)
     pitches: dict[float, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -98,6 +101,8 @@ def import_set(
         read, stacks without patient or with two, more than one pitch, the same image twice. Nothing is
         written then.
     """
+    if not root.is_dir():
+        raise DataSetError(f"stacks are imported from a folder, there is none at {root}")
     out = out if out.suffix.lower() == ".csv" else out / MANIFEST_NAME
     findings = _Findings()
     words = parse_word_map(word_map, findings.faults)
@@ -109,6 +114,9 @@ def import_set(
             _check_names(name, rows, findings)
             _check_stack(root, name, rows, out.parent, z_step_um, pixel_size_um, findings)
             advance(1, "")
+    for fault, (first, *others) in findings.unreadable.items():
+        alike = f" ({len(others)} more alike: {_some(others)})" if others else ""
+        findings.faults.append(fault.replace(STACK, str(root / first)) + alike)
     _check_pitch(findings)
     _check_doubles(findings)
     _look_for_others(root, stacks, findings)
@@ -152,7 +160,7 @@ def _check_stack(
             z_um = [depths[i] for i in range(stack.n_slices)] if depths and whole else stack.z_um
             pitch = stack.pixel_size_um
     except StackFileError as error:
-        findings.faults.append(str(error))
+        findings.unreadable[str(error).replace(str(root / name), STACK)].append(name)
         return
     if not whole or any("label" not in row.strata for row in rows):
         return

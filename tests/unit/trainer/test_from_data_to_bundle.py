@@ -140,6 +140,13 @@ def test_mixed_precision_and_fine_tuning_start_from_a_checkpoint(work: Path, tmp
     assert 0 < difference < 1e-3
 
 
+@pytest.mark.parametrize("command", ["cnn", "rcn"])
+def test_a_training_does_not_write_over_another(work: Path, command: str) -> None:
+    where = ("--data", work / "data", "--out", work / command)
+    with pytest.raises(DataSetError, match="holds one training"):
+        run(command, *where, *(("--cnn", work / "cnn") if command == "rcn" else ()))
+
+
 def test_an_rcn_refuses_another_split_than_its_cnns(work: Path, tmp_path) -> None:
     data = load_data_set(work / "data")
     draw_split(data, 99, (6, 2, 3)).write(tmp_path / "split.json")

@@ -237,9 +237,14 @@ def test_an_image_twice_in_one_stack(tiffs: Path) -> None:
 def test_a_spacing_or_pitch_that_nobody_states(tiffs: Path, unstated: str, words: str) -> None:
     write_plain(tiffs / "b.tif", stack_of(4, 1))
     said = refusal(tiffs, WHOLE, **{unstated: None})
-    for name in ("b.tif", "c"):  # a.tif says both
-        assert f"{words}, but {tiffs / name} does not state" in said
-    assert said.count(words) == 2
+    assert f"{words}, but {tiffs / 'b.tif'} does not state" in said  # a.tif says both
+    assert "(1 more alike: c)" in said
+    assert said.count(words) == 1
+
+
+def test_a_folder_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(DataSetError, match=rf"there is none at {tmp_path / 'nowhere'}$"):
+        import_set(tmp_path / "nowhere", tmp_path / "labels.csv", tmp_path / "out")
 
 
 def test_a_vivastack_with_a_frame_missing_or_damaged(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from trainer.cli import app
 
 WITHOUT_TORCH = """
 import sys
@@ -46,3 +49,13 @@ def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("rcm-trainer: a data set needs a manifest in CSV or Parquet")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--epochs 0", "--batch-size 0", "--learning-rate -1", "--width 0", "--dropout 1.5", "--threads -1"],
+)
+def test_an_option_out_of_range_is_refused_before_anything_is_read(option: str) -> None:
+    result = CliRunner().invoke(app, ["cnn", "--data", "nowhere", "--out", "nowhere", *option.split()])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option.split()[0]}'" in result.output
