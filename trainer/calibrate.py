@@ -136,7 +136,7 @@ def check_patients(stacks: Sequence[LabelledStack]) -> None:
     if n_patients < FEWEST_PATIENTS:
         raise DataSetError(
             f"a calibration needs {FEWEST_PATIENTS} patients or more that nothing else was fitted on, "
-            f"got {n_patients}: the fourth of --shares, when the CNN is trained, sets stacks apart for it"
+            f"got {n_patients}: the fourth of --shares, or of --new-shares, sets stacks apart for it"
         )
 
 

@@ -284,7 +284,7 @@ def rcn(
 
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
-    from trainer.data.split import load_split, settle_split, stored_digest
+    from trainer.data.split import settle_split, stored_digest
     from trainer.embeddings import embed_set
     from trainer.methods import method_of
     from trainer.precision import choose_device
@@ -319,18 +319,14 @@ def rcn(
     data_set = load_data_set(data)
     # The CNN's own split: with another one, patients it was trained on would stand in the validation part.
     beside = (cnn if cnn.is_dir() else cnn.parent) / "split.json"
-    of_cnn = checkpoint["provenance"]["split_digest"]
-    if new_shares is None:
-        parts = load_split(split or beside, data_set)
-        found = parts.digest
-        parts.write(out / "split.json")
-    else:
-        found = stored_digest(split or beside)
-        parts = settle_split(data_set, out, extended=split or beside, seed=seed, new_shares=new_shares)
-    if found != of_cnn:
+    if stored_digest(split or beside) != checkpoint["provenance"]["split_digest"]:
         raise DataSetError(
             f"an RCN must be trained on its CNN's split, {split or beside} is another than that of {cnn}"
         )
+    if new_shares is None:
+        parts = settle_split(data_set, out, split=split or beside)
+    else:
+        parts = settle_split(data_set, out, extended=split or beside, seed=seed, new_shares=new_shares)
     where = cache or data_set.path.parent / "cache"
     prepared = prepare(data_set, network.size, where, workers)
     train, validation = (parts.stack_indices(data_set, part) for part in ("train", "validation"))

@@ -28,6 +28,8 @@ FARTHEST_UM = 30.0
 """No depth farther below the newest slice is advised."""
 NEXT_STEPS = 1.0
 """A depth that lies no more than so many of the stack's steps ahead is what the sweep comes to anyway."""
+ROUNDING_UM = 1e-6
+"""Depths this close are one."""
 
 
 def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
@@ -59,6 +61,6 @@ def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
         return Advice("stop")
     z_um = float(candidates[best])
     step_um = statistics.median((imaged[1:] - imaged[:-1]).tolist()) if len(imaged) > 1 else FULL_GAIN_UM
-    if gain[best] < LEAST_GAIN or 0 < z_um - deepest <= NEXT_STEPS * step_um:
+    if gain[best] < LEAST_GAIN or 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
         return Advice("continue")
     return Advice("acquire_at", z_um)

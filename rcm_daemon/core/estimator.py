@@ -179,15 +179,15 @@ def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
 def statuses_of(
     posterior: BoundaryPosterior, found_probability: tuple[float, float]
 ) -> tuple[Status, Status]:
-    """Where each boundary lies: above the first slice, inside the stack, or still ahead.
+    """Where each boundary lies: above the first slice (most probably), inside the stack, or still ahead.
 
     What holds of DEJ-dermis holds of epidermis-DEJ, which lies above it.
     """
     above, found = False, False
     statuses: list[Status] = []
     for k in (1, 0):
-        above |= posterior.above_start(k) >= min(0.5, found_probability[k])
-        found |= posterior.reached(k) >= found_probability[k]
+        above |= posterior.above_start(k) >= 0.5
+        found |= posterior.n_slices > 1 and posterior.reached(k) >= found_probability[k]
         statuses.append("above_start" if above else "inside" if found else "not_reached")
     return statuses[1], statuses[0]
 

@@ -6,7 +6,8 @@ reads. The daemon runs the default bundle on slices of 1000 x 1000.
 
 Every SAMPLE_EVERY_S all senders rest until nothing is in flight, and memory is measured: in between it holds
 tens of slices of 1 MB, more or fewer from one moment to the next. The warm-up is as long as it takes until
-all that is bounded has been filled once, final messages of 100 ended stacks above all.
+all that is bounded has been filled once: final messages of 100 ended stacks above all, and what is known of
+the ended stacks of every instrument, for which the first ones are stacks of a single slice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zmq
@@ -28,6 +31,10 @@ from soak_samples import Gate, Growth, Sample, growth, largest_step
 
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.client import Client
+from rcm_daemon.core.ended import MAX_ENDED_KEPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHAPE = (1_000, 1_000)
 N_PICTURES = 8
@@ -96,12 +103,20 @@ def pictures() -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(20, 230, SHAPE, np.uint8) for seed in range(N_PICTURES)]
 
 
+def lengths(minutes: float) -> Iterator[int]:
+    """Slices of each stack: one in the first, so that what is known of ended ones is full after the warm-up."""
+    yield from repeat(1, MAX_ENDED_KEPT if minutes > WARM_UP_MINUTES else 0)
+    yield from repeat(N_SLICES)
+
+
 class Acknowledged(threading.Thread):
     """An instrument that sends as fast as it is allowed to."""
 
-    def __init__(self, endpoint: str, instrument: str, stop: threading.Event, gate: Gate) -> None:
+    def __init__(
+        self, endpoint: str, instrument: str, stop: threading.Event, gate: Gate, lengths: Iterator[int]
+    ) -> None:
         super().__init__(daemon=True)
-        self._gate = gate
+        self._gate, self._lengths = gate, lengths
         self.client = Client(endpoint, instrument, patience_s=PATIENCE_S)
         self.n_slices, self.n_stacks = 0, 0
         self.fault = ""
@@ -113,8 +128,9 @@ class Acknowledged(threading.Thread):
             with self.client as client:
                 while not self._stop_soak.is_set():
                     name = f"stack {self.n_stacks}"
-                    client.start_stack(name, shape=SHAPE, pixel_size_um=0.5, n_slices=N_SLICES)
-                    for index in range(N_SLICES):
+                    n_slices = next(self._lengths)
+                    client.start_stack(name, shape=SHAPE, pixel_size_um=0.5, n_slices=n_slices)
+                    for index in range(n_slices):
                         self._gate.pass_by(client.wait)
                         client.send_slice(index, images[index % N_PICTURES], 3.0 * index)
                         self.n_slices += 1
@@ -127,9 +143,9 @@ class Acknowledged(threading.Thread):
 class Published(threading.Thread):
     """An instrument that publishes at its own rate; what a full queue does not take is lost."""
 
-    def __init__(self, daemon: Daemon, stop: threading.Event, gate: Gate) -> None:
+    def __init__(self, daemon: Daemon, stop: threading.Event, gate: Gate, lengths: Iterator[int]) -> None:
         super().__init__(daemon=True)
-        self._gate = gate
+        self._gate, self._lengths = gate, lengths
         self._socket = daemon.controller()
         self._sender = Sender("published")
         self.n_stacks = 0
@@ -140,14 +156,15 @@ class Published(threading.Thread):
         due_s = time.monotonic()
         while not self._stop_soak.is_set():
             name = f"stack {self.n_stacks}"
-            self._socket.send_multipart(self._sender.start(name, N_SLICES, SHAPE))
-            for index in range(N_SLICES):
+            n_slices = next(self._lengths)
+            self._socket.send_multipart(self._sender.start(name, n_slices, SHAPE))
+            for index in range(n_slices):
                 self._gate.pass_by()
                 due_s = max(due_s, time.monotonic() - 1.0 / PUBLISHED_FPS)  # a rest is not made up for
                 self._socket.send_multipart(self._sender.slice(name, index, images[index % N_PICTURES]))
                 due_s += 1.0 / PUBLISHED_FPS
                 threading.Event().wait(max(0.0, due_s - time.monotonic()))
-            self._socket.send_multipart(self._sender.end(name, N_SLICES))
+            self._socket.send_multipart(self._sender.end(name, n_slices))
             self.n_stacks += 1
 
 
@@ -187,8 +204,8 @@ def run_soak(folder: Path, minutes: float) -> SoakReport:
     never_reads.connect(daemon.results)
     stop = threading.Event()
     gate = Gate(3)
-    senders = [Acknowledged(endpoint, name, stop, gate) for name in ("first", "second")]
-    published = Published(daemon, stop, gate)
+    senders = [Acknowledged(endpoint, name, stop, gate, lengths(minutes)) for name in ("first", "second")]
+    published = Published(daemon, stop, gate, lengths(minutes))
     threads = [*senders, published, Restless(daemon, stop)]
     for thread in threads:
         thread.start()

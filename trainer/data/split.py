@@ -31,7 +31,7 @@ class Split:
     Attributes
     ----------
     seed, shares
-        What it was drawn with; shares are relative, in the order of `PARTS`.
+        What it was first drawn with; shares are relative, in the order of `PARTS`.
     data_digest
         Digest of the data set it belongs to.
     patients
@@ -126,8 +126,9 @@ def _drawn(
     patients = np.array(list(dict.fromkeys(stack.patient for stack in stacks)))
     n_parts = sum(share > 0 for share in shares)
     if len(patients) < n_parts:
+        new = "" if len(stacks) == len(data.stacks) else " new ones"
         raise DataSetError(
-            f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}"
+            f"a split into {n_parts} parts needs as many patients, {data.path} has {len(patients)}{new}"
         )
     families = sorted({stack.family for stack in stacks})
     traits = np.zeros((len(patients), 1 + len(STRATA) + len(families)))
@@ -232,19 +233,35 @@ def settle_split(
     Raises
     ------
     DataSetError
-        As `load_split`, `extend_split`, `draw_split` and `parsed_shares` do.
+        As `load_split`, `extend_split`, `draw_split` and `parsed_shares` do; or if the run's own split is
+        neither the one named nor one that extends the one to extend.
     """
+    if split and extended:
+        raise DataSetError(f"a split is taken as it is or extended, got {split} and {extended}")
     own = out / "split.json"
     if split:
         parts = load_split(split, data)
+        if own.is_file() and stored_digest(own) != parts.digest:
+            raise DataSetError(f"a run keeps its split, {own} is another than {split}: remove the one")
     elif own.is_file():
-        return load_split(own, data)
+        parts = load_split(own, data)
+        if extended:
+            _check_extends(parts, own, _read(extended), extended)
     elif extended:
         parts = extend_split(extended, data, seed, parsed_shares(new_shares))
     else:
         parts = draw_split(data, seed, parsed_shares(shares))
     parts.write(own)
     return parts
+
+
+def _check_extends(split: Split, path: Path, old: Split, old_path: Path) -> None:
+    for part in PARTS:
+        if moved := sorted(set(old.patients[part]) - set(split.patients[part])):
+            raise DataSetError(
+                f"a split that extends another leaves its patients where they are, {path} has {moved[0]} in "
+                f"another part than {old_path}: remove the one or name the other"
+            )
 
 
 def stored_digest(path: Path) -> str:

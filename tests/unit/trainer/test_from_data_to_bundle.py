@@ -179,6 +179,7 @@ def test_an_rcn_takes_patients_that_came_after_its_cnn(work: Path, tmp_path) -> 
     other = ("--split", tmp_path / "other.json", "--new-shares", "1,0,0,3")
     with pytest.raises(DataSetError, match="its CNN's split"):
         run("rcn", *where[:-1], tmp_path / "other", *other)
+    assert not (tmp_path / "other").exists()
 
 
 def test_embeddings_are_cached_and_copies_differ(work: Path, tmp_path) -> None:

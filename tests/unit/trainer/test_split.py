@@ -17,6 +17,7 @@ from trainer.data.split import (
     extend_split,
     load_split,
     parsed_shares,
+    settle_split,
     z_steps,
 )
 
@@ -141,6 +142,25 @@ def test_a_leak_a_lost_patient_and_a_change_are_refused(tmp_path) -> None:
         check_split(split, a_set(11))
 
 
+def test_a_run_keeps_its_split(tmp_path: Path) -> None:
+    grown = a_set(30)
+    begun = DataSet(Path("set"), "digest-begun", tuple(s for s in grown.stacks if int(s.patient[1:]) < 20))
+    first, other = tmp_path / "first.json", tmp_path / "other.json"
+    draw_split(begun, 3, (10, 5, 0, 5)).write(first)
+    draw_split(begun, 4, (10, 5, 0, 5)).write(other)
+    settled = settle_split(begun, tmp_path / "cnn", split=first)
+    assert settle_split(begun, tmp_path / "cnn") == settled
+    with pytest.raises(DataSetError, match="a run keeps its split"):
+        settle_split(begun, tmp_path / "cnn", split=other)
+    assert load_split(tmp_path / "cnn" / "split.json", begun) == settled
+    split = settle_split(grown, tmp_path / "rcn", extended=first, new_shares="1,0,0,1")
+    assert settle_split(grown, tmp_path / "rcn", extended=first, new_shares="1,0,0,0") == split
+    with pytest.raises(DataSetError, match="leaves its patients where they are"):
+        settle_split(grown, tmp_path / "rcn", extended=other, new_shares="1,0,0,1")
+    with pytest.raises(DataSetError, match="as it is or extended"):
+        settle_split(grown, tmp_path / "new", split=first, extended=first)
+
+
 def test_z_steps_are_those_of_the_training_stacks() -> None:
     data = a_set(5)
     assert z_steps(data, draw_split(data, 0)) == [3.0, 3.0]
@@ -163,5 +183,7 @@ def test_a_set_that_has_grown_keeps_its_patients_where_they_were(tmp_path: Path)
     assert {part: len(names) for part, names in gained.items()} == {
         "train": 5, "validation": 0, "test": 0, "calibration": 5
     }  # fmt: skip
+    with pytest.raises(DataSetError, match="4 parts needs as many patients, set has 1 new ones"):
+        extend_split(tmp_path / "split.json", a_set(21), 0, (1, 1, 1, 1))
     with pytest.raises(DataSetError, match=r"lacks 10 of .*grown.json, the first is p20"):
         extend_split(tmp_path / "grown.json", begun)
