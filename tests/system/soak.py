@@ -104,7 +104,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def lengths(minutes: float) -> Iterator[int]:
-    """Slices of each stack: one in the first, so that what is known of ended ones is full after the warm-up."""
+    """Slices of each stack: one in the first ones, to fill what is known of ended stacks in the warm-up."""
     yield from repeat(1, MAX_ENDED_KEPT if minutes > WARM_UP_MINUTES else 0)
     yield from repeat(N_SLICES)
 
