@@ -34,6 +34,7 @@ from rcm_daemon.inference import (
     SliceJob,
     Unusable,
 )
+from rcm_daemon.io.heap import Heap
 from rcm_daemon.io.journal_salvage import damage_noted, open_journal
 from rcm_daemon.io.journal_writer import JournalWriter
 from rcm_daemon.io.state_dir import StateDir
@@ -80,6 +81,7 @@ class Service:
         self._settings = settings
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
+        self._heap = Heap()
         self._dormant: dict[int, list[EmbeddedSlice]] = {}
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
@@ -184,6 +186,8 @@ class Service:
             self._publish(stack, Latency())
         for reply in self._recording.advance():
             self._acknowledge(reply)
+        if not self._inference.n_waiting and self._recording.is_settled:
+            self._heap.rest(time.monotonic(), self._counts.n_messages)
 
     # --- start ---
 

@@ -32,6 +32,7 @@ from soak_samples import Gate, Growth, Sample, growth, largest_step
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.client import Client
 from rcm_daemon.core.ended import MAX_ENDED_KEPT
+from rcm_daemon.io.heap import QUIET_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,12 +187,13 @@ class Restless(threading.Thread):
 
 
 def until_idle(daemon: Daemon) -> None:
-    """Wait until all that has come is labelled, and nothing more comes."""
+    """Wait until all that has come is labelled, nothing more comes, and the memory for it is given back."""
     n_before, health = -1, {"n_waiting": 1, "n_messages": 0}
     while health["n_waiting"] or health["n_messages"] != n_before:
         n_before = health["n_messages"]
         threading.Event().wait(0.2)
         health = daemon.ask({"htype": "get_health"}, round(PATIENCE_S * 1e3))
+    threading.Event().wait(3 * QUIET_S)
 
 
 def run_soak(folder: Path, minutes: float) -> SoakReport:
