@@ -1,4 +1,4 @@
-"""The stacks of one instrument that have ended, four hundred of them in some 64 kB."""
+"""The stacks of one instrument that have ended, four hundred of them in some 80 kB."""
 
 from __future__ import annotations
 
