@@ -7,25 +7,29 @@ from typing import Annotated
 
 import typer
 
+from trainer.options import (  # noqa: TC001 (typer reads the annotations)
+    CacheOption,
+    DataOption,
+    DeviceOption,
+    ThreadsOption,
+    WorkersOption,
+)
+
 
 def calibrate(
-    data: Annotated[Path, typer.Option(help="Data set: a manifest, or the folder that holds it.")],
+    data: DataOption,
     cnn: Annotated[Path, typer.Option(help="Run folder or checkpoint of the CNN.")],
     rcn: Annotated[Path, typer.Option(help="Run folder of the live network trained on it.")],
     split: Annotated[Path | None, typer.Option(help="A split.json. [default: the network's own]")] = None,
     part: Annotated[
         str, typer.Option(help="Part of the split: patients nothing else has used.")
     ] = "calibration",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for prepared slices and embeddings. [default: DATA/cache]")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")] = 0,
-    workers: Annotated[int, typer.Option(help="Worker processes that prepare slices.")] = 2,
+    cache: CacheOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    workers: WorkersOption = 2,
 ) -> None:
     """Calibrate a live network's probabilities and intervals on patients of their own, before its export."""
-    import torch
-
     from rcm_daemon.errors import DataSetError
     from trainer.calibrate import calibrate as fit
     from trainer.calibrate import check_patients, write_calibration
@@ -35,14 +39,13 @@ def calibrate(
     from trainer.embeddings import embed_set
     from trainer.offline import graph_runner
     from trainer.picture_domain import picture_domain
-    from trainer.precision import choose_device
+    from trainer.precision import choose_device, set_threads
     from trainer.train_cnn import load_cnn
     from trainer.train_rcn import load_rcn
 
     if part not in PARTS:
         raise DataSetError(f"a part of a split must be one of {', '.join(PARTS)}, got {part}")
-    if threads > 0:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     network = load_cnn(cnn)[0]
     recurrent = load_rcn(rcn)[0]
     if recurrent.likelihood is None:

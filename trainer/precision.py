@@ -33,6 +33,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def set_threads(threads: int) -> None:
+    """Give torch so many threads on the CPU; 0 leaves its own choice."""
+    if threads > 0:
+        torch.set_num_threads(threads)
+
+
 class MixedPrecision:
     """Autocast and, where float16 needs it, loss scaling.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from trainer.options import SeedOption  # noqa: TC001 (typer reads the annotations)
+
 
 def quantise(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
@@ -17,7 +19,7 @@ def quantise(
         Literal["int8", "fp16"], typer.Option(help="int8 for CPUs, fp16 for GPUs (not measured on one).")
     ] = "int8",
     slices: Annotated[int, typer.Option(min=1, help="Training slices that ranges are taken from.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    seed: SeedOption = 0,
     workers: Annotated[int, typer.Option(help="Processes that label validation stacks.")] = 2,
 ) -> None:
     """Add a variant of the CNN to a bundle, unless it costs more than 0.3 points of validation accuracy."""

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from trainer.options import (  # noqa: TC001 (typer reads the annotations)
+    DataOption,
+    DeviceOption,
+    PrecisionOption,
+    SeedOption,
+    ThreadsOption,
+)
+
 
 def reproduce(
-    data: Annotated[
-        Path, typer.Option(help="Data set: a manifest (CSV or Parquet), or the folder that holds it.")
-    ],
+    data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder of the comparison; what is in it already is taken.")],
     methods: Annotated[
         str | None, typer.Option(help="Plain names of methods joined by commas. [default: all]")
@@ -38,23 +44,19 @@ def reproduce(
     rcn_epochs: Annotated[
         int | None, typer.Option(help="Epochs of the recurrent networks, instead of the preset's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: SeedOption = 0,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for prepared slices. [default: DATA/cache]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, full or mixed (bfloat16, on CUDA float16 if it must be).")
-    ] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU; 0 leaves its own choice.")] = 0,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = 0,
     workers: Annotated[int, typer.Option(help="Worker processes that prepare and encode slices.")] = 2,
 ) -> None:
     """Train every method of the paper on one data set and report its tables; a killed run resumes."""
-    import torch
-
     from trainer.data.manifest import load_data_set
     from trainer.methods import METHODS
-    from trainer.precision import choose_device
+    from trainer.precision import choose_device, set_threads
     from trainer.reproduce import open_comparison, run_methods
     from trainer.reproduce_presets import preset_of
     from trainer.reproduction_report import write_report
@@ -62,8 +64,7 @@ def reproduce(
 
     names = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
     chosen = choose_device(device)
-    if threads > 0:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     data_set = load_data_set(data)
     comparison = open_comparison(
         data_set,

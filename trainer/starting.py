@@ -16,6 +16,7 @@ of training slices first (`fit_classifier`): one drawn at random would pull at g
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import torch
 from onnx import numpy_helper
 from sklearn.linear_model import LogisticRegression
 
+from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.manifest import MANIFEST_FILE
 from rcm_daemon.bundle.verify import VerifiedBundle, load_verified
 from rcm_daemon.errors import DataSetError
@@ -34,7 +36,6 @@ from trainer.onnx_recurrent import rcn_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rcm_daemon.core.posterior import BoundaryPrior
     from trainer.networks.inception import InceptionStrata
@@ -47,6 +48,13 @@ CALIBRATION = ("smallest", "temperature")
 """Constants behind the network, fitted to patients it was not trained on: what is fine-tuned loses them."""
 NORM_FLOOR = 1e-3
 """What Inception-V3's batch norms add to every variance."""
+
+
+def starting_point(path: str | None) -> Path | None:
+    """Return the path that a training starts from; `default` is the bundle that comes along."""
+    if path is None:
+        return None
+    return default_bundle_path() if path == "default" else Path(path)
 
 
 def is_bundle(path: Path) -> bool:

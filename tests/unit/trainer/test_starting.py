@@ -17,7 +17,6 @@ from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
-from trainer.cli import _start
 from trainer.data.manifest import load_data_set
 from trainer.data.prepared import prepare
 from trainer.methods import METHODS
@@ -27,7 +26,7 @@ from trainer.onnx_graphs import cnn_graph
 from trainer.onnx_recurrent import rcn_graph
 from trainer.rcn_recipe import LIVE, preset
 from trainer.run_folder import load_checkpoint
-from trainer.starting import fit_classifier, settle_norms, take_cnn, take_rcn
+from trainer.starting import fit_classifier, settle_norms, starting_point, take_cnn, take_rcn
 from trainer.train_cnn import CnnRecipe, load_cnn
 from trainer.train_rcn import load_rcn
 
@@ -152,7 +151,7 @@ def test_the_default_bundle_starts_the_default_cnn_and_the_live_network() -> Non
     assert np.abs(found - embeddings).max() < 5e-4 * np.abs(embeddings).max()
     np.testing.assert_allclose(torch.softmax(logits[0] / temperature, -1), expected.probabilities, atol=2e-5)
     np.testing.assert_allclose(weighed[0], expected.evidence, atol=2e-5)
-    assert _start("default") == default_bundle_path()
+    assert starting_point("default") == default_bundle_path()
 
 
 def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
