@@ -93,10 +93,10 @@ def _verdict(final: dict[str, Any], phantom: Phantom) -> RenderableType:
     for name, truth_um in zip(BOUNDARIES, phantom.true_boundaries_um, strict=True):
         shown = name.replace("_", "-").replace("dej", "DEJ")
         if final[f"{name}_found"]:
-            off_um = final[f"{name}_um"] - truth_um
-            lines.append(
-                f"{shown}: {final[f'{name}_um']:.1f} um, truth {truth_um:.1f} um, off by {off_um:+.1f} um"
-            )
+            um, low_um, high_um = (final[f"{name}{end}_um"] for end in ("", "_low", "_high"))
+            interval = f" (90 %: {low_um:.1f} to {high_um:.1f})" if low_um is not None else ""
+            off_um = um - truth_um
+            lines.append(f"{shown}: {um:.1f} um{interval}, truth {truth_um:.1f} um, off by {off_um:+.1f} um")
         else:
             lines.append(f"{shown}: {final[f'{name}_status'].replace('_', ' ')}, truth {truth_um:.1f} um")
     lines.append("Simulated skin; research use only, not a medical device.")

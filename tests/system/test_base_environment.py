@@ -81,9 +81,13 @@ def test_the_demo_finds_both_boundaries(base, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    off_um = [float(found) for found in re.findall(r"off by ([+-][0-9.]+) um", done.stdout)]
-    assert len(off_um) == 2, done.stdout
-    assert max(map(abs, off_um)) <= 12.0  # the default bundle's mean errors are 7 and 11 um
+    pattern = r"([0-9.]+) um \(90 %: ([0-9.]+) to ([0-9.]+)\), truth ([0-9.]+) um, off by ([+-][0-9.]+) um"
+    found = [tuple(map(float, groups)) for groups in re.findall(pattern, done.stdout)]
+    assert len(found) == 2, done.stdout
+    for um, low_um, high_um, truth_um, off_um in found:
+        assert low_um <= um <= high_um
+        assert low_um <= truth_um <= high_um
+        assert off_um == pytest.approx(um - truth_um, abs=0.11)
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
