@@ -94,7 +94,7 @@ def _verdict(final: dict[str, Any], phantom: Phantom) -> RenderableType:
         shown = name.replace("_", "-").replace("dej", "DEJ")
         if final[f"{name}_found"]:
             um, low_um, high_um = (final[f"{name}{end}_um"] for end in ("", "_low", "_high"))
-            interval = f" (90 %: {low_um:.1f} to {high_um:.1f})" if low_um is not None else ""
+            interval = f" (90 %: {low_um:.1f} to {high_um:.1f})" if low_um < high_um else ""
             off_um = um - truth_um
             lines.append(f"{shown}: {um:.1f} um{interval}, truth {truth_um:.1f} um, off by {off_um:+.1f} um")
         else:
