@@ -6,6 +6,7 @@ Beside them stand baselines that know depth only, and the readers.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def write_evaluation(
     pixel_size_um: float = 0.5,
     n_held_out: int | None = None,
     missing: float = 0.0,
+    extent_um: float = math.inf,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -85,6 +87,8 @@ def write_evaluation(
         Number of those of the family kept out of training, if it is another.
     missing
         Share of the slices that never arrive.
+    extent_um
+        Slices farther below the first one of their stack are left out.
 
     Returns
     -------
@@ -101,8 +105,10 @@ def write_evaluation(
         raise DataSetError("an evaluation needs a bundle or predictions, got neither")
     if not 0 <= missing < 1:
         raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {missing}")
-    if missing and predictions:
-        raise DataSetError(f"slices can be missing for bundles only, got predictions and {missing}")
+    if not extent_um > 0:
+        raise DataSetError(f"the extent of a stack must be above 0 um, got {extent_um:g}")
+    if predictions and (missing or extent_um < math.inf):
+        raise DataSetError("slices can be left out for bundles only, got predictions")
     if bundle is None and (single or n_fresh):
         raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
     if not stacks and (predictions or not n_fresh):
@@ -156,7 +162,7 @@ def write_evaluation(
     baselines = _fit(training)
     for number, (title, sources) in enumerate(sets):
         if folders:
-            runs = run_bundles(folders, sources, n_workers, title, missing)
+            runs = run_bundles(folders, sources, n_workers, title, missing, extent_um)
         else:
             runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}
@@ -221,6 +227,7 @@ def _score_set(
         "n_slices": len(labels),
         "class_shares": (np.bincount(labels, minlength=3) / len(labels)).round(4).tolist(),
         "families": sorted({stack.family for stack in stacks}),
+        "stacks": [{"stack": stack.stack, "patient": stack.patient} for stack in stacks],
         **agreement,
         "methods": {name: score(stacks, predictions) for name, predictions in methods.items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path  # noqa: TC003 (typer reads the annotations)
 from typing import Annotated
 
@@ -44,6 +45,9 @@ def evaluate(
         typer.Option(help="Unseen phantoms of the family kept out of training. [default: as many]"),
     ] = None,
     missing: Annotated[float, typer.Option(help="Share of the slices that never arrive.")] = 0.0,
+    extent_um: Annotated[
+        float, typer.Option(help="Leave out slices farther than this below the first one of their stack.")
+    ] = math.inf,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
@@ -78,5 +82,6 @@ def evaluate(
         pixel_size_um=pixel_size_um,
         n_held_out=held_out,
         missing=missing,
+        extent_um=extent_um,
     )
     typer.echo((out / "evaluation.md").read_text())

@@ -7,6 +7,7 @@ way.
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -105,7 +106,12 @@ def fresh_phantoms(
 
 
 def run_bundles(
-    folders: Sequence[Path], sources: Sequence[Source], n_workers: int, title: str, missing: float = 0.0
+    folders: Sequence[Path],
+    sources: Sequence[Source],
+    n_workers: int,
+    title: str,
+    missing: float = 0.0,
+    extent_um: float = math.inf,
 ) -> list[StackRun]:
     """Run bundles over stacks; a CNN that two bundles share runs once a slice.
 
@@ -121,6 +127,8 @@ def run_bundles(
         What the progress bar says.
     missing
         Share of the slices that never arrive, drawn by the stack's name.
+    extent_um
+        Slices farther below the first one never arrive either.
 
     Returns
     -------
@@ -134,22 +142,22 @@ def run_bundles(
     """
     with progress_bar(title, len(sources), "stacks") as advance:
         results: dict[int, StackRun] = {}
-        for number, result in _in_any_order(tuple(folders), sources, n_workers, missing):
+        for number, result in _in_any_order(tuple(folders), sources, n_workers, (missing, extent_um)):
             results[number] = result
             advance(1, "")
     return [results[number] for number in range(len(sources))]
 
 
 def _in_any_order(
-    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int, missing: float
+    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int, left_out: tuple[float, float]
 ) -> Iterator[tuple[int, StackRun]]:
     if n_workers <= 1:
         _open(folders)
-        yield from ((number, _run(source, missing)) for number, source in enumerate(sources))
+        yield from ((number, _run(source, *left_out)) for number, source in enumerate(sources))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_open, initargs=(folders,)) as pool:
-        pending = {pool.submit(_run, source, missing): number for number, source in enumerate(sources)}
+        pending = {pool.submit(_run, source, *left_out): number for number, source in enumerate(sources)}
         try:
             for finished in as_completed(pending):
                 yield pending[finished], finished.result()
@@ -158,6 +166,8 @@ def _in_any_order(
             raise
 
 
+ROUNDING_UM = 1e-6
+"""Depths this close are one."""
 _networks: list[Networks] = []
 _cnn_of: list[int] = []
 
@@ -176,7 +186,7 @@ def _open(folders: tuple[Path, ...]) -> None:
         _cnn_of.append(digests.index(digests[-1]))
 
 
-def _run(source: Source, missing: float) -> StackRun:
+def _run(source: Source, missing: float, extent_um: float) -> StackRun:
     if isinstance(source, LabelledStack):
         stack, fields = source, fields_of_stack(source)
     else:
@@ -184,6 +194,7 @@ def _run(source: Source, missing: float) -> StackRun:
         stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
     arrived = np.random.default_rng(crc32(stack.stack.encode())).uniform(size=stack.n_slices) >= missing
     arrived[0] = True
+    arrived &= stack.z_um <= stack.z_um[0] + extent_um + ROUNDING_UM
     stack, fields = thinned(stack, arrived), compress(fields, arrived)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]

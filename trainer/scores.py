@@ -76,8 +76,9 @@ def score(stacks: Sequence[LabelledStack], predictions: Sequence[Prediction]) ->
     dict
         `labels` (accuracy, sensitivities, specificities), `impossible` (the four kinds and their total, on
         raw labels), `accuracy_to_truth` (against the geometric truth, where the data have one), and for each
-        boundary `mae_um`, `median_um`, `n`, `n_missed`, `n_false`. Beside every figure that has one,
-        `<name>_interval`: the central 95 % of a bootstrap over patients.
+        boundary `mae_um`, `median_um`, `n`, `n_missed`, `n_false`, and `errors_um` of every stack (None where
+        the readers have no such boundary). Beside every figure that has one, `<name>_interval`: the central
+        95 % of a bootstrap over patients.
     """
     weights = patient_weights([stack.patient for stack in stacks])
     pairs = list(zip(stacks, predictions, strict=True))
@@ -111,11 +112,13 @@ def _score_boundary(
     pairs: list[tuple[LabelledStack, Prediction]], k: int, weights: np.ndarray
 ) -> dict[str, Any]:
     errors, there, n_missed, n_false = [], [], 0, 0
+    by_stack: list[float | None] = []
     for index, (stack, said) in enumerate(pairs):
         true_um, found_um = depths(stack.labels, stack.z_um)[k], said.boundaries_um[k]
         error = boundary_error_um(true_um, found_um, stack.z_um)
         n_missed += true_um is not None and found_um is None
         n_false += true_um is None and found_um is not None
+        by_stack.append(None if error is None else round(error, 3))
         if error is not None:
             errors.append(error)
             there.append(index)
@@ -130,5 +133,5 @@ def _score_boundary(
         "n": len(values),
         "n_missed": int(n_missed),
         "n_false": int(n_false),
-        "errors_um": [round(error, 3) for error in errors],
+        "errors_um": by_stack,
     }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rcm_daemon.bench.together import PlayedTogether
 
 SCHEMA = "rcm-bench-1"
-REPLAY, TRANSPORT = "replay", "transport alone"
+REPLAY, TRANSPORT, ONE_PROCESS = "replay", "transport alone", "one process"
 PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
 SHORT_STACK, NEAR = 5, 4
 """Flatness compares stacks of 5 slices with the longest, each with its neighbours so far away."""
@@ -48,7 +48,7 @@ class Pace:
         ratios = {
             f"{name} / bare p50": s.p50_ms / bare.p50_ms
             for name, s in rivals.items()
-            if name not in ("bare", TRANSPORT)
+            if name not in ("bare", TRANSPORT, ONE_PROCESS)
         }
         if self.answers:
             end_to_end = summarise([sample.ms for sample in self.answers])
@@ -57,7 +57,7 @@ class Pace:
             total = self.parts["total_ms"]
             beyond = [sample.ms - inside for sample, inside in zip(self.answers, total, strict=True)]
             found["parts"]["transport_ms"] = asdict(summarise(beyond))
-            ratios |= _beyond(end_to_end, bare, rivals.get(TRANSPORT)) | self._flatness()
+            ratios |= _beyond(end_to_end, rivals) | self._flatness()
         return found | {"ratios": ratios, "fps": float(np.median(self.fps))}
 
     def _flatness(self) -> dict[str, float]:
@@ -71,15 +71,20 @@ class Pace:
         }
 
 
-def _beyond(end_to_end: Summary, bare: Summary, transport: Summary | None) -> dict[str, float]:
+def _beyond(end_to_end: Summary, rivals: dict[str, Summary]) -> dict[str, float]:
+    bare = rivals["bare"]
     found = {
         "end to end - bare, p50 ms": end_to_end.p50_ms - bare.p50_ms,
         "end to end - bare, p99 ms": end_to_end.p99_ms - bare.p99_ms,
         "end to end / bare, p50": end_to_end.p50_ms / bare.p50_ms,
     }
-    if transport is not None:
-        beyond_ms = end_to_end.p50_ms - bare.p50_ms - transport.p50_ms
+    if TRANSPORT in rivals:
+        beyond_ms = end_to_end.p50_ms - bare.p50_ms - rivals[TRANSPORT].p50_ms
         found["end to end - bare - transport alone, p50 ms"] = beyond_ms
+    if ONE_PROCESS in rivals:
+        least_ms = rivals[ONE_PROCESS].p50_ms
+        found["one process - bare, p50 ms"] = least_ms - bare.p50_ms
+        found["end to end - one process, p50 ms"] = end_to_end.p50_ms - least_ms
     return found
 
 

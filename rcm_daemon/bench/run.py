@@ -14,10 +14,10 @@ import numpy as np
 import zmq
 
 from rcm_daemon.bench.archive import Archive
-from rcm_daemon.bench.echo import Echo
 from rcm_daemon.bench.lightness import command_s, cpu_share, family_of, installed_mb, memory_mb
 from rcm_daemon.bench.machine import describe_machine, versions
-from rcm_daemon.bench.measured import Measured
+from rcm_daemon.bench.measured import ONE_PROCESS, TRANSPORT, Measured
+from rcm_daemon.bench.process import AnsweringProcess
 from rcm_daemon.bench.rivals import (
     BareCnn,
     ReembeddingScript,
@@ -35,6 +35,8 @@ from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import LocalDaemon
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rcm_daemon.bench.measured import Pace
     from rcm_daemon.bench.rivals import Rival
     from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
@@ -130,12 +132,19 @@ def run_bench(
         daemon = _start(stack, options, n_instruments, measured)
         pids = family_of(daemon.process.pid)
         context = stack.enter_context(zmq.Context())
-        echo = stack.enter_context(Echo(context, pictures))
+        same = str(folder), networks.provider, networks.variant
+        processes = [
+            stack.enter_context(AnsweringProcess(context, pictures, *what))
+            for what in (
+                (TRANSPORT, "rcm_daemon.bench.echo"),
+                (ONE_PROCESS, "rcm_daemon.bench.one_process", same),
+            )
+        ]
         streams = [stack.enter_context(Stream(context, daemon, number)) for number in range(n_instruments)]
         for number in range(n_rounds):
             _say(f"round {number + 1} of {n_rounds}")
-            run.play(streams[0], echo, measured.at_frame_rate, f"paced {number}", fps)
-            run.play(streams[0], echo, measured.back_to_back, f"back to back {number}", None)
+            run.play(streams[0], processes, measured.at_frame_rate, f"paced {number}", fps)
+            run.play(streams[0], processes, measured.back_to_back, f"back to back {number}", None)
             measured.together.append(play_together(streams, pictures, f"together {number}", fps))
             measured.archive.append(archive.run())
         _say(f"idle for {IDLE_S:g} s")
@@ -192,7 +201,14 @@ class _Run:
         self._others = others
         self._measured = measured
 
-    def play(self, stream: Stream, echo: Echo, pace: Pace, stack_id: str, fps: float | None) -> None:
+    def play(
+        self,
+        stream: Stream,
+        processes: Sequence[AnsweringProcess],
+        pace: Pace,
+        stack_id: str,
+        fps: float | None,
+    ) -> None:
         """Play one stack; the rivals run in the gaps, or, without a rate, in turn with the daemon."""
         n_slices = len(self._slices)
         script_at = _script_lengths(n_slices)
@@ -207,11 +223,12 @@ class _Run:
             pace.note_answer(Sample(index + 1, answer.ms), answer.message)
             if index + 1 in script_at:
                 kept[index + 1] = answer.message
+            for place, process in enumerate(processes, start=1):
+                if fps is not None:
+                    pause_until(due_s - (1 - place / (len(processes) + 2)) / fps)
+                pace.note_rival(process.name, process.run(index))
             if fps is not None:
-                pause_until(due_s - 0.75 / fps)
-            pace.note_rival(echo.name, echo.run(index))
-            if fps is not None:
-                pause_until(due_s - 0.5 / fps)
+                pause_until(due_s - 1 / (len(processes) + 2) / fps)
             self._rivals(pace, index)
         pace.fps.append(n_slices / (time.monotonic() - begun_s))
         stream.end(n_slices)

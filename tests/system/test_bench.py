@@ -43,6 +43,11 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
         assert pace["end_to_end"]["n"] == pace["bare"]["n"] == pace["transport alone"]["n"] == 28
         beyond_ms = pace["ratios"]["end to end - bare, p50 ms"] - pace["transport alone"]["p50_ms"]
         assert pace["ratios"]["end to end - bare - transport alone, p50 ms"] == pytest.approx(beyond_ms)
+        one_process, bare, end_to_end = (
+            pace[name]["p50_ms"] for name in ("one process", "bare", "end_to_end")
+        )
+        assert pace["ratios"]["one process - bare, p50 ms"] == pytest.approx(one_process - bare)
+        assert pace["ratios"]["end to end - one process, p50 ms"] == pytest.approx(end_to_end - one_process)
         parts = pace["parts"]
         assert parts["total_ms"]["p50_ms"] <= pace["end_to_end"]["p50_ms"]
         assert all(parts[f"{part}_ms"]["max_ms"] > 0 for part in ("wait", "embed", "label", "transport"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,10 +91,9 @@ def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:
     assert scores["epidermis_dej"]["mae_um"] == pytest.approx((2 + 2 * farther[0]) / 3)
     assert scores["epidermis_dej"]["median_um"] == pytest.approx(farther[0])
     assert (scores["epidermis_dej"]["n_missed"], scores["dej_dermis"]["n_missed"]) == (2, 1)
-    assert scores["dej_dermis"]["mae_um"] == pytest.approx((farther[1] + 4) / 3)
-    flat = type(stack)(**{**vars(stack), "labels": np.zeros(n, np.int64)})
-    false = score([flat], [said[0]])
-    assert (false["epidermis_dej"]["n"], false["epidermis_dej"]["n_false"]) == (0, 1)
+    assert scores["epidermis_dej"]["errors_um"] == pytest.approx([2.0, farther[0], farther[0]], abs=1e-3)
+    without = replace(stack, labels=np.zeros(n, np.int64))
+    assert score([without, stack], said[:2])["epidermis_dej"]["errors_um"][0] is None
 
 
 def test_baselines_know_depth_only(work: Path) -> None:
@@ -139,3 +139,16 @@ def test_missing_slices_never_arrive(work: Path, tmp_path) -> None:
             np.testing.assert_array_equal(one.embedding, full.slices[0][index].embedding)
     with pytest.raises(DataSetError, match=r"must be from 0 to below 1, got 1"):
         run("evaluate", work / "whole", "--data", work / "data", "--missing", "1", "--out", tmp_path)
+
+
+def test_a_sweep_can_be_cut_at_a_depth(work: Path, tmp_path) -> None:
+    data = load_data_set(work / "data")
+    stacks = [data.stacks[index] for index in range(3)]
+    runs = run_bundles([work / "whole"], stacks, 1, "cut", extent_um=12.0)
+    for stack, cut in zip(stacks, runs, strict=True):
+        kept = stack.z_um <= stack.z_um[0] + 12.0
+        assert 1 < kept.sum() < stack.n_slices
+        assert cut.stack.z_um.tolist() == stack.z_um[kept].tolist()
+        assert len(cut.slices[0]) == kept.sum()
+    with pytest.raises(DataSetError, match=r"must be above 0 um, got 0"):
+        run("evaluate", work / "whole", "--data", work / "data", "--extent-um", "0", "--out", tmp_path)
