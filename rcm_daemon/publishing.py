@@ -45,7 +45,7 @@ class Publishing:
         self._revisions = Revisions(state_dir)
         self.n_ended_kept = n_ended_kept
         self._open: dict[StackKey, StrataMessage] = {}
-        self._ended: OrderedDict[StackKey, StrataMessage] = OrderedDict()
+        self._ended: OrderedDict[StackKey, bytes] = OrderedDict()  # JSON, which is a tenth of the records
 
     def publish(self, stack: Acquisition, source: Source, latency: Latency, n_lost: int) -> StrataMessage:
         """Send the stack as it stands, as its next revision; returns the message with the ids as they are."""
@@ -60,14 +60,15 @@ class Publishing:
         )
         message = self._for_others(plain)
         is_open = message.state == "open"
-        self._results.publish(stack.key, message.topic, message.to_json().encode(), keep=is_open)
+        payload = message.to_json().encode()
+        self._results.publish(stack.key, message.topic, payload, keep=is_open)
         key = _key(message)
         self._open.pop(key, None)
         self._ended.pop(key, None)
         if is_open:
             self._open[key] = message
         else:
-            self._ended[key] = message
+            self._ended[key] = payload
             while len(self._ended) > self.n_ended_kept:
                 self._ended.popitem(last=False)
         return plain
@@ -88,7 +89,7 @@ class Publishing:
                 message = self._for_others(StrataMessage.model_validate_json(text))
             except ValidationError:
                 continue
-            self._ended[_key(message)] = message
+            self._ended[_key(message)] = message.to_json().encode()
 
     def _for_others(self, message: StrataMessage) -> StrataMessage:
         return pseudonymised(message, self._pseudonyms) if self._pseudonyms is not None else message
@@ -107,7 +108,9 @@ class Publishing:
         """Return the newest messages of all open stacks, or of all those known by one id."""
         if not stack_id:
             return list(self._open.values())
-        return [m for m in (*self._ended.values(), *self._open.values()) if m.stack_id == stack_id]
+        ended = [payload for key, payload in self._ended.items() if key[1] == stack_id]
+        is_open = [message for message in self._open.values() if message.stack_id == stack_id]
+        return [*map(StrataMessage.model_validate_json, ended), *is_open]
 
 
 def _key(message: StrataMessage) -> StackKey:

@@ -267,3 +267,23 @@ def test_what_is_known_of_ended_stacks_is_small_and_comes_back_as_it_was():
     assert known.get("s6") is None
     known.forget("s5")
     assert known.get("s5") is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["remember", "forget"]), st.integers(0, 40), st.integers(0, 2**32 - 1)),
+        max_size=80,
+    )
+)
+def test_ended_stacks_are_known_as_a_plain_dictionary_would_know_them(steps):
+    known, expected = EndedStacks(), {}
+    for what, name, acquisition in steps:
+        expected.pop(name, None)
+        if what == "remember":
+            expected[name] = Ended(acquisition, bytes([name + 1] * 8), None, "complete")
+            known.remember(f"s{name}", expected[name])
+        else:
+            known.forget(f"s{name}")
+        assert len(known) == len(expected)
+        assert known.get(f"s{name}") == expected.get(name)
+    assert {name: known.get(f"s{name}") for name in range(41)} == {n: expected.get(n) for n in range(41)}
