@@ -205,14 +205,14 @@ def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings
     """
     faults: list[str] = []
     from_file = _read_file(config, faults) if config is not None else {}
+    variables = [f"{ENV_PREFIX}{key.upper()}" for key in Settings.model_fields]
     faults.extend(
-        _unknown(key, f"environment variable {name}")
+        _unknown(name, variables, f"environment variable {name}")
         for name in sorted(os.environ)
-        if name.startswith(ENV_PREFIX)
-        and (key := name.removeprefix(ENV_PREFIX).lower()) not in Settings.model_fields
+        if name.startswith(ENV_PREFIX) and name.upper() not in variables
     )
     unknown = sorted(from_file.keys() - Settings.model_fields.keys())
-    faults.extend(_unknown(key, f"key {key} in {config}") for key in unknown)
+    faults.extend(_unknown(key, [*Settings.model_fields], f"key {key} in {config}") for key in unknown)
     from_file = {key: value for key, value in from_file.items() if key not in unknown}
     given = {key: value for key, value in command_line.items() if value is not None}
     try:
@@ -235,6 +235,6 @@ def _read_file(config: Path, faults: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _unknown(name: str, where: str) -> str:
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+def _unknown(name: str, known: list[str], where: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
     return f"{where} is no setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -60,7 +60,7 @@ def test_every_fault_is_listed(tmp_path, monkeypatch):
         "key idle_timeout in",
         "did you mean idle_timeout_s?",
         "key slices in",
-        "environment variable RCM_BUNDEL is no setting; did you mean bundle?",
+        "environment variable RCM_BUNDEL is no setting; did you mean RCM_BUNDLE?",
         "max_instruments: ",
         "provider: ",
         "results_bind: an endpoint reads tcp://HOST:PORT",
