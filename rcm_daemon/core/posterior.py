@@ -20,7 +20,7 @@ Shapes: n slices, F depths ahead, G = n + F + 1 gaps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,18 +73,27 @@ class BoundaryPosterior:
     ----------
     depths_um
         [n + F] depths of the slices, then of places ahead.
-    joint
-        [G, G] probability of every pair of gaps, epidermis-DEJ by row.
     cdf
         [2, n + F] probability that each boundary lies above each of these depths.
     n_slices
         n.
+    factors
+        [N_ABOVE - 1 + G, G], [N_ABOVE - 1 + G] and [G]: of every pair of gaps, of each row and of each column;
+        their product is `joint` before the places above the first slice are taken together.
     """
 
     depths_um: Floats
-    joint: Floats
     cdf: Floats
     n_slices: int
+    factors: tuple[Floats, Floats, Floats] = field(repr=False)
+
+    @property
+    def joint(self) -> Floats:
+        """[G, G] probability of every pair of gaps, epidermis-DEJ by row."""
+        pairs, row, column = self.factors
+        joint = pairs * row[:, None] * column
+        joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
+        return np.asarray(joint[N_ABOVE - 1 :])
 
     @property
     def strata(self) -> Floats:
@@ -157,26 +166,28 @@ def boundary_posterior(
     np.cumsum((evidence * (weight * depth_shares_um(z_um))[:, None]).T, axis=1, out=summed[:, 1 : n + 1])
     summed[:, n + 1 :] = summed[:, n : n + 1]
     first, second = summed[0] - summed[1], summed[1] - summed[2]
-    joint, mass = _prior_mass(depths - z_um[0], prior)
+    pairs, row = _prior_mass(depths - z_um[0], prior)
     above = np.concatenate([np.full(N_ABOVE - 1, first[0]), first])
     # Nothing that the prior allows is larger than this, so that the exponential cannot overflow.
     largest = float((first + np.maximum.accumulate(second[::-1])[::-1]).max())
     highest = float(second.max())
     if float(first.max()) + highest - largest < FACTORED_NATS:
         # A factor a row times one a column: no exponential a pair.
-        joint *= (mass * np.exp(above - (largest - highest)))[:, None]
-        joint *= np.exp(second - highest)
+        row *= np.exp(above - (largest - highest))
+        column = np.exp(second - highest)
     else:
-        pairs = np.minimum((above - largest)[:, None] + second, 0.0)
-        joint *= np.exp(pairs, out=pairs)
-        joint *= mass[:, None]
-    joint[N_ABOVE - 1] = joint[:N_ABOVE].sum(axis=0)
-    joint = joint[N_ABOVE - 1 :]
-    joint /= joint.sum()
+        nats = np.minimum((above - largest)[:, None] + second, 0.0)
+        pairs *= np.exp(nats, out=nats)
+        column = np.ones(len(second))
+    # Sums of what is never negative: nothing cancels.
+    by_row = row * (pairs @ column)
+    total = by_row.sum()
+    row /= total
+    by_row[N_ABOVE - 1] = by_row[:N_ABOVE].sum()
     cdf = np.empty((2, len(depths)))
-    np.cumsum(joint.sum(axis=1)[:-1], out=cdf[0])
-    np.cumsum(joint.sum(axis=0)[:-1], out=cdf[1])
-    return BoundaryPosterior(depths, joint, np.minimum(cdf, 1.0, out=cdf), n)
+    np.cumsum(by_row[N_ABOVE - 1 : -1] / total, out=cdf[0])
+    np.cumsum((column * (row @ pairs))[:-1], out=cdf[1])
+    return BoundaryPosterior(depths, np.minimum(cdf, 1.0, out=cdf), n, (pairs, row, column))
 
 
 def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, Floats]:
