@@ -78,8 +78,8 @@ class BoundaryPosterior:
     n_slices
         n.
     factors
-        [N_ABOVE - 1 + G, G], [N_ABOVE - 1 + G] and [G]: of every pair of gaps, of each row and of each column;
-        their product is `joint` before the places above the first slice are taken together.
+        [N_ABOVE - 1 + G, G] of every pair of gaps, [N_ABOVE - 1 + G] of each row, [G] of each column: their
+        product is `joint`, the places above the first slice still apart.
     """
 
     depths_um: Floats
