@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rcm_daemon.errors import ConfigurationError
+
 app = typer.Typer(help="Make, allow and revoke the keys (CURVE) that may connect.", no_args_is_help=True)
 
 KeysDirOption = Annotated[
@@ -70,7 +72,11 @@ def allow(
     elif Path(public_key).is_file():
         key = read_key(Path(public_key))
     else:
-        key = check_public_key(public_key)
+        try:
+            key = check_public_key(public_key)
+        except ConfigurationError:
+            fault = f"a key is 40 Z85 characters or a file with them, {public_key[:200]!a} is neither"
+            raise ConfigurationError([fault]) from None
     allow_key(folder, name, key, instrument, operator=operator)
     print(f"{name} is allowed{f' as instrument {instrument}' if instrument else ''}")
 

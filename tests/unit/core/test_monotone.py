@@ -136,6 +136,17 @@ def test_advice_looks_where_the_stratum_is_least_certain() -> None:
     assert 0 < lone.advice.z_um <= FARTHEST_UM
 
 
+@pytest.mark.parametrize(("gap_um", "kind"), [(6.5, "stop"), (7.5, "acquire_at")])
+def test_a_boundary_is_imaged_more_closely_than_every_7_um_and_no_closer(gap_um: float, kind: str) -> None:
+    close = np.arange(0.0, 160.0, 2.0)
+    z_um = np.concatenate([close[close < 60], close[close >= 60] - 2.0 + gap_um])  # one gap, at a boundary
+    strata = (z_um > 59).astype(int) + (z_um > 110)
+    said = estimate(z_um, 2.0 * np.eye(3)[strata])
+    assert said.advice.kind == kind
+    if kind == "acquire_at":
+        assert said.advice.z_um == pytest.approx(58.0 + gap_um / 2)
+
+
 def test_a_sweep_goes_on_until_both_boundaries_are_behind() -> None:
     z_um, evidence, _ = clear_stack(160.0)
     kinds = [estimate(z_um[:n], evidence[:n]).advice.kind for n in range(1, len(z_um) + 1)]

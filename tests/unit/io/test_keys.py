@@ -159,3 +159,10 @@ def test_commands(tmp_path):
     assert command(tmp_path, "revoke", "vendor").exit_code == 0
     assert [key.name for key in read_allowed(tmp_path)] == ["viewer"]
     assert isinstance(command(tmp_path, "revoke", "vendor").exception, ConfigurationError)
+
+
+def test_a_key_that_is_neither_a_key_nor_a_file_is_told_so(tmp_path):
+    fault = command(tmp_path, "allow", "viewer", str(tmp_path / "none.public")).exception
+    assert isinstance(fault, ConfigurationError)
+    assert "40 Z85 characters or a file with them" in str(fault)
+    assert str(fault).endswith("none.public' is neither")
