@@ -13,7 +13,6 @@ import numpy as np
 
 from rcm_daemon import __version__
 from rcm_daemon.bundle.embedding import embed_prepared, prepare_slice
-from rcm_daemon.bundle.processor import n_cores
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.core.controller import Controller, StackPlan
 from rcm_daemon.core.ledger import Ledger
@@ -215,7 +214,7 @@ def open_for_replay(bundle: VerifiedBundle, provider: ProviderChoice, variant: V
         As of `Networks.open`.
     """
     # OpenVINO has threads of its own, and takes one slice at a time.
-    return Networks.open(bundle, provider, n_cores() if provider == "openvino" else 1, variant)
+    return Networks.open(bundle, provider, 0 if provider == "openvino" else 1, variant)
 
 
 def thumbnail(image: NDArray[np.uint8] | NDArray[np.uint16], max_value: int) -> NDArray[np.uint8]:

@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     mosaic: MosaicRule = MosaicRule()
     """Where the five mosaics are planned."""
     n_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """CPU threads of the CNN; 0 = one for each physical core but one that the daemon may use."""
+    """CPU threads of the CNN; 0 = one, or one for each physical core that the daemon may use, whichever is
+    quicker after a pause, as measured when the bundle is opened."""
     spin_us: Annotated[int, Field(ge=0, le=1_000_000)] = SPIN_US
     """How long these threads wait busily for more work before they sleep; 0 = not at all."""
     slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0

@@ -33,8 +33,8 @@ SMALLEST_BYTES = 64 * 1024
 class BundleInfo:
     """What the daemon knows of a bundle that a worker has opened.
 
-    `digest` is that of what makes embeddings (`variant_digest`), `reason` why this variant runs, `estimator`
-    the bundle's file, if it has one.
+    `digest` is that of what makes embeddings (`variant_digest`), `reason` why this variant runs, on
+    `n_threads`, `estimator` the bundle's file, if it has one.
     """
 
     name: str
@@ -45,6 +45,7 @@ class BundleInfo:
     estimator: str = ""
     variant: VariantName = "fp32"
     reason: str = ""
+    n_threads: int = 0
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:

@@ -32,8 +32,8 @@ class Execution:
         `fp32`: cnn.onnx. `int8`, `fp16`: that variant or not at all. `auto`: the fastest that the bundle
         holds, as measured when it is opened.
     n_threads
-        CPU threads inside an operator, 0 = one a core that this process may use, but one: what receives and
-        publishes needs it, and waking a thread on it for every operator costs more than that thread does.
+        CPU threads inside an operator, 0 = one a core that this process may use; on ONNX Runtime's CPU a
+        single one where that is quicker (`settle_threads`).
     spin_us
         How long these threads wait busily for more work before they sleep; 0 = not at all.
     """
@@ -46,7 +46,7 @@ class Execution:
     @property
     def threads(self) -> int:
         """CPU threads as a number."""
-        return self.n_threads or max(1, n_cores() - 1)
+        return self.n_threads or n_cores()
 
 
 CANDIDATES: dict[str, tuple[VariantName, ...]] = {

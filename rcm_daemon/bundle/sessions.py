@@ -16,6 +16,7 @@ from rcm_daemon.bundle.manifest import variant_digest
 from rcm_daemon.bundle.openvino_cnn import openvino_fault
 from rcm_daemon.bundle.processor import n_cores
 from rcm_daemon.bundle.provider import cuda_fault, open_session, tensorrt_fault
+from rcm_daemon.bundle.threads import settle_threads
 from rcm_daemon.bundle.variants import choose
 from rcm_daemon.core.pipeline import Recurrence
 from rcm_daemon.errors import BundleError, InferenceError
@@ -58,6 +59,8 @@ class Networks:
         Where the CNN runs; the recurrent network is faster on the CPU and always runs there.
     variant, reason
         Which form of the CNN runs, and why that one.
+    n_threads
+        CPU threads of a run, as set or measured.
     n_lanes
         Threads that embed slices side by side: one a core where a run on the CPU takes one thread, else one.
     n_cnn_runs
@@ -74,6 +77,7 @@ class Networks:
         self.provider = provider
         self.variant = chosen.variant
         self.reason = chosen.reason
+        self.n_threads = n_threads
         self.n_lanes = n_cores() if provider == "cpu" and n_threads == 1 else 1
         self.n_cnn_runs = 0
         self._counting = threading.Lock()
@@ -123,6 +127,7 @@ class Networks:
 
     @classmethod
     def _on(cls, provider: ProviderName, bundle: VerifiedBundle, rcn: Any, execution: Execution) -> Networks:
+        execution = settle_threads(bundle, provider, execution)
         chosen = choose(bundle, provider, execution)
         check_dimensions(bundle.manifest, chosen.cnn, rcn, bundle.folder)
         networks = cls(bundle, chosen, rcn, provider, execution.threads)

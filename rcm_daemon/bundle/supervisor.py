@@ -211,8 +211,10 @@ class Supervisor:
             self.bundle = replace(found, reason=self.bundle.reason) if self.bundle is not None else found
             # Golden vectors are a matter of the first start; a later one is to be quick.
             # What was chosen stays chosen: embeddings of two variants must not meet in one stack.
-            digest, variant = self.bundle.digest, self.bundle.variant
-            self._launch = replace(self._launch, digest=digest, variant=variant, checked=False)
+            digest, variant, n_threads = self.bundle.digest, self.bundle.variant, self.bundle.n_threads
+            self._launch = replace(
+                self._launch, digest=digest, variant=variant, n_threads=n_threads, checked=False
+            )
             self.is_ready = True
             self._pause_s = FIRST_PAUSE_S
             return Ready(self.bundle)

@@ -189,6 +189,7 @@ def main() -> None:
         parameters.model_dump_json(by_alias=True) if parameters is not None else "",
         networks.variant,
         networks.reason,
+        networks.n_threads,
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))

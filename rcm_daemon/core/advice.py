@@ -60,7 +60,9 @@ def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
     if all_found and gain[best] < LEAST_GAIN:
         return Advice("stop")
     z_um = float(candidates[best])
+    if gain[best] < LEAST_GAIN:
+        return Advice("continue")
     step_um = statistics.median((imaged[1:] - imaged[:-1]).tolist()) if len(imaged) > 1 else FULL_GAIN_UM
-    if gain[best] < LEAST_GAIN or 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
+    if 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
         return Advice("continue")
     return Advice("acquire_at", z_um)

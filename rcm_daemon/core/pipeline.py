@@ -68,8 +68,10 @@ class Estimation:
         InferenceError
             If the evidence leaves nothing possible.
         """
-        is_dark = np.array([DARK in s.flags for s in stack.slices], np.bool_)
-        probabilities = np.where(is_dark[:, None], np.float32(1 / 3), given.probabilities)
+        probabilities = given.probabilities
+        if dark := [row for row, one in enumerate(stack.slices) if DARK in one.flags]:
+            probabilities = probabilities.copy()
+            probabilities[dark] = 1 / 3
         if self.parameters is not None and given.evidence is not None:
             return monotone_estimate(
                 stack.z_um,
