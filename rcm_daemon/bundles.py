@@ -183,7 +183,7 @@ class Bundles:
         self._desks[info.digest] = desk
         self.active, self.active_digest = desk, info.digest
         self._remember(info.digest)
-        fields = {"bundle": activation.name, "digest": info.digest[:12]}
+        fields = {"bundle": activation.name, "digest": info.digest[:12], "n_threads": info.n_threads}
         log.warning("bundle activated", extra=fields | {"variant": info.variant, "reason": info.reason})
         return activation
 

@@ -282,8 +282,9 @@ def bench(
 ) -> None:
     """Measure the daemon against its bare CNN on this machine: latency, memory, start.
 
-    A daemon, a publisher and a subscriber run here over TCP. The bare CNN, OpenVINO and torch where they
-    can be run, and the script that embeds the whole stack anew at every slice, are timed in turn with them.
+    A daemon, a publisher and a subscriber run here over TCP. The bare CNN, the transport alone, one process
+    that checks and keeps nothing, OpenVINO and torch where they can be run, and the script that embeds the
+    whole stack anew at every slice, are timed in turn with them.
     """
     from rcm_daemon.bench.report import write_report
     from rcm_daemon.bench.run import run_bench

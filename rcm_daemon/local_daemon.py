@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rcm_daemon.errors import RcmError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 STOP_S = 30.0
@@ -32,6 +33,8 @@ class LocalDaemon:
         Of `serve`, besides the endpoints.
     n_controllers
         How many it takes slices from.
+    environment
+        Variables of its own.
 
     Attributes
     ----------
@@ -41,7 +44,13 @@ class LocalDaemon:
         Its log.
     """
 
-    def __init__(self, folder: Path, *options: str, n_controllers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        n_controllers: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.results, self.control, *self.controllers = (free_endpoint() for _ in range(2 + n_controllers))
         self._log_path = folder / "log"
         self.log = self._log_path.open("w")
@@ -51,9 +60,9 @@ class LocalDaemon:
         command += [word for endpoint in self.controllers for word in ("--slices-connect", endpoint)]
         command += ["--results-bind", self.results, "--control-bind", self.control]
         command += ["--state-dir", str(folder / "state"), *options]
-        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
+        own = {**os.environ, **(environment or {}), "NOTIFY_SOCKET": str(folder / "notify")}
         self._started_s = time.monotonic()
-        self.process = subprocess.Popen(command, stderr=self.log, env=environment)  # noqa: S603
+        self.process = subprocess.Popen(command, stderr=self.log, env=own)  # noqa: S603
 
     def __enter__(self) -> LocalDaemon:
         return self

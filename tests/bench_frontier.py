@@ -2,9 +2,9 @@
 
     python -m tests.bench_frontier RUN [RUN ...] --out FOLDER [--rounds 30]
 
-Each RUN is the folder of one `rcm-trainer cnn`. Its accuracy is that of its best snapshot on its validation
-stacks; its time is that of `session.run` on one slice, over and over and after a pause of 0.1 s. Writes
-frontier.json and frontier.png.
+Each RUN is the folder of one `rcm-trainer cnn --slices-per-epoch N`. Its accuracy is that of its best snapshot
+on its validation stacks; its time is that of `session.run` on one slice on one thread: the quickest of three in
+a row, and one after a pause of 0.1 s, medians of all rounds. Writes frontier.json and frontier.png.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run_ms(networks: Networks, image: NDArray[np.uint8]) -> float:
 
 
 def measure(opened: list[Networks], n_rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return milliseconds [round, network], of the second of two runs in a row, and after a pause."""
+    """Return milliseconds [round, network], of the quickest of three runs in a row, and after a pause."""
     images = [
         np.random.default_rng(0).integers(0, 256, networks.manifest.cnn_shape).astype(np.uint8)
         for networks in opened
@@ -105,9 +105,10 @@ def main() -> None:
     rows = [trained(folder) for folder in given.runs]
     with tempfile.TemporaryDirectory() as scratch:
         opened = []
-        for folder in given.runs:
-            export_bundle(folder, None, Path(scratch) / folder.name, name=folder.name, version="0")
-            opened.append(Networks.open(load_verified(Path(scratch) / folder.name), "cpu"))
+        for number, folder in enumerate(given.runs):
+            bundle = Path(scratch) / str(number)
+            export_bundle(folder, None, bundle, name=folder.name, version="0")
+            opened.append(Networks.open(load_verified(bundle), "cpu", 1))
     for networks in opened:
         networks.warm_up()
     load = os.getloadavg()[0]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import DataSet, LabelledStack
 
-EVALUATION_SCHEMA = "rcm-evaluation-1"
+EVALUATION_SCHEMA = "rcm-evaluation-2"
 
 
 def write_evaluation(

@@ -21,6 +21,7 @@ from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.picture import quality_flags
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.advice import ROUNDING_UM
 from rcm_daemon.core.pipeline import Estimation, Recurrence, estimate_strata
 from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
@@ -166,8 +167,6 @@ def _in_any_order(
             raise
 
 
-ROUNDING_UM = 1e-6
-"""Depths this close are one."""
 _networks: list[Networks] = []
 _cnn_of: list[int] = []
 

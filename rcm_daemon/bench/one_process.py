@@ -1,9 +1,10 @@
-"""The least that gives the same labels: one process that embeds each slice once, and keeps nothing.
+"""The least that gives the same answer: one process that embeds each slice once, and keeps nothing.
 
-No check of what comes, no account, no journal, no worker that may die, no look at the pictures, no boundary
-and no interval. What it costs beyond the CNN's run is what Python and the sockets cost, and what the daemon
-costs beyond this is the price of the rest. Run as
-`python -m rcm_daemon.bench.one_process <slices> <results> <bundle> <provider> <variant>`.
+No check of what comes, no account, no journal, no worker that may die, no look at the pictures. What it
+costs beyond the CNN's run is what Python and the sockets cost, and what the daemon costs beyond this is the
+price of the rest. Run as
+`python -m rcm_daemon.bench.one_process <slices> <results> <bundle> <provider> <variant> <threads> <n>`, n
+being the number of slices of a stack.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,32 +20,45 @@ from rcm_daemon.bench.process import TOPIC, sockets
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.core.strata import paper_labels
+from rcm_daemon.core.pipeline import Estimation, estimate_strata
+from rcm_daemon.core.records import STRATA
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+
+if TYPE_CHECKING:
+    from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
 
 
 def main() -> None:
-    """Embed every slice, label the stack so far, and answer with that."""
-    slices, results, folder, provider, variant = sys.argv[1:]
-    choice: Any = provider, variant
-    networks = Networks.open(load_verified(Path(folder)), choice[0], variant=choice[1])
+    """Embed every slice, estimate the stack so far, and answer with that."""
+    slices, results, folder, provider, variant, n_threads, n_planned = sys.argv[1:]
+    networks = Networks.open(
+        load_verified(Path(folder)),
+        cast("ProviderChoice", provider),
+        int(n_threads),
+        cast("VariantChoice", variant),
+    )
     networks.warm_up()
     wanted = networks.manifest.input
+    estimation = Estimation(networks.estimator_parameters)
     subscriber, publisher = sockets(slices, results)
-    embeddings: list[np.ndarray] = []
-    z_um: list[float] = []
+    stack = PartialStack()
     while True:
         *_, head, blob = subscriber.recv_multipart(copy=False)
         header = json.loads(head.bytes)
         if header["index"] == 0:
-            embeddings, z_um = [], []
+            stack = PartialStack()
         pixels = np.frombuffer(blob.buffer, header["dtype"]).reshape(header["shape"])
         shape, pitch_um = wanted.shape, wanted.pixel_size_um
         field, _ = to_field(pixels, header["pixel_size_um"], header["max_value"], shape, pitch_um)
-        embeddings.append(networks.embed(field))
-        z_um.append(header["z_um"])
-        weight = np.ones(len(z_um), np.float32)
-        given = networks.label(np.stack(embeddings), np.array(z_um, np.float32), weight)
-        answer = {"label": paper_labels(given).tolist(), "probability": given.tolist()}
+        new = EmbeddedSlice(header["index"], header["z_um"], networks.embed(field))
+        stack = stack.with_slices(new)
+        said = estimate_strata(stack, networks.recur, estimation, len(stack) / int(n_planned))
+        answer = {
+            "label": [STRATA[label] for label in said.labels.tolist()],
+            "probability": said.probabilities.tolist(),
+            "posterior": said.posterior.tolist(),
+            "boundaries_um": [(place.um, place.low_um, place.high_um) for place in said.boundaries],
+        }
         publisher.send_multipart([TOPIC, json.dumps(answer).encode()])
 
 

@@ -18,11 +18,13 @@ from rcm_daemon.simulator.publisher import Publisher
 from rcm_daemon.watch import subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rcm_daemon.bench.stream import Pictures
 
 TOPIC = b"strata.bench"
+POLL_MS = 500
+"""So often it is looked whether the process still lives."""
 
 
 class AnsweringProcess:
@@ -45,6 +47,7 @@ class AnsweringProcess:
     ) -> None:
         slices, results = free_endpoint(), free_endpoint()
         self.name = name
+        self.answer = b""
         self._pictures = pictures
         self._controller = Controller("bench", "bench")
         self._plan = pictures.plan("bench")
@@ -55,8 +58,9 @@ class AnsweringProcess:
 
     def __enter__(self) -> AnsweringProcess:
         try:
-            if not self._publisher.wait_for_subscriber(PATIENCE_MS / 1e3):
-                raise RcmError(f"{self.name}: its process must connect to what is published, it did not")
+            self._wait_for(
+                lambda: self._publisher.wait_for_subscriber(POLL_MS / 1e3), "its process must connect"
+            )
             self.run(0)  # what is said on connecting, and the first message, are no measure
         except BaseException:
             self.__exit__()
@@ -70,14 +74,22 @@ class AnsweringProcess:
         self._results.close(linger=0)
 
     def run(self, index: int) -> float:
-        """Send slice `index` and wait for the answer; milliseconds."""
+        """Send slice `index` and wait for the answer, which `answer` is then; milliseconds."""
         message = self._controller.slice(self._plan, index, self._pictures.image(index), time.time_ns())
         begun_ns = time.monotonic_ns()
         self._publisher.send(message)
-        if not self._results.poll(PATIENCE_MS):
-            raise RcmError(f"{self.name}: an answer must come within {PATIENCE_MS / 1e3:g} s, it did not")
-        self._results.recv_multipart()
+        self._wait_for(lambda: bool(self._results.poll(POLL_MS)), "an answer must come")
+        self.answer = self._results.recv_multipart()[1]
         return (time.monotonic_ns() - begun_ns) / 1e6
+
+    def _wait_for(self, came: Callable[[], bool], wanted: str) -> None:
+        """Ask until it came; raise when the process has ended, or after `PATIENCE_MS`."""
+        for _ in range(PATIENCE_MS // POLL_MS):
+            if came():
+                return
+            if (code := self._process.poll()) is not None:
+                raise RcmError(f"{self.name} was not measured: its process ended with exit code {code}")
+        raise RcmError(f"{self.name}: {wanted} within {PATIENCE_MS / 1e3:g} s, it did not")
 
 
 def sockets(slices: str, results: str) -> tuple[Socket, Socket]:

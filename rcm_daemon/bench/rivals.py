@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rcm_daemon.bundle.execution import VariantChoice
     from rcm_daemon.bundle.verify import VerifiedBundle
     from rcm_daemon.core.records import Slice
 
@@ -102,13 +101,17 @@ class TorchCnn:
 
 
 def rivals_of(
-    bundle: VerifiedBundle, variant: VariantChoice, checkpoint: Path | None, device: str
+    bundle: VerifiedBundle, networks: Networks, checkpoint: Path | None
 ) -> tuple[list[Rival], list[str]]:
-    """Open what can be run here besides the daemon's own CNN; returns it, and a sentence for all else."""
+    """Open what can be run here besides the daemon's own CNN; returns it, and a sentence for all else.
+
+    OpenVINO runs the same variant on as many threads as `networks`.
+    """
     rivals: list[Rival] = []
     notes = []
     if importlib.util.find_spec("openvino") is not None:
-        rivals.append(BareCnn(Networks.open(bundle, "openvino", variant=variant), "openvino"))
+        choice = networks.n_threads, networks.variant
+        rivals.append(BareCnn(Networks.open(bundle, "openvino", *choice), "openvino"))
     else:
         notes.append("OpenVINO was not measured: it is not installed here")
     if importlib.util.find_spec("torch") is None:
@@ -118,6 +121,7 @@ def rivals_of(
             "torch was not measured: a bundle holds no torch network, give its cnn.pt as --checkpoint"
         )
     else:
+        device = "cuda" if networks.provider == "cuda" else "cpu"
         for mode in ("eager", "compile"):
             try:
                 rivals.append(TorchCnn(mode, checkpoint, device))

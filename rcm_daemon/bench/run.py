@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zmq
@@ -34,6 +35,7 @@ from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import LocalDaemon
+from rcm_daemon.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,15 +117,13 @@ def run_bench(
             },
         }
     )
+    measured.about["n_threads"] = networks.n_threads
     pictures = Pictures.render(manifest, n_slices, side_px)
     with ExitStack() as stack:
-        torch_device = "cuda" if networks.provider == "cuda" else "cpu"
-        others, measured.notes = rivals_of(bundle, networks.variant, checkpoint, torch_device)
+        others, measured.notes = rivals_of(bundle, networks, checkpoint)
         for rival in others:
             stack.callback(rival.close)
-        # Nobody else needs the cores while the script is timed.
-        on_all_cores = Networks.open(bundle, provider, n_cores(), variant=variant)
-        run = _Run(bundle, networks, on_all_cores, pictures, others, measured)
+        run = _Run(bundle, networks, pictures, others, measured)
         if manifest.kind == "context":
             measured.notes.append("only the CNN was timed: it sees the slice below too, no daemon serves it")
             run.rivals_alone(fps, n_rounds)
@@ -132,10 +132,10 @@ def run_bench(
         fields = np.stack([run.fields[index % len(run.fields)] for index in range(n_slices)])
         archive = Archive(archive_folder, bundle, networks, pictures, fields)
         options = ("--bundle", str(folder), "--provider", provider, "--variant", networks.variant)
-        daemon = _start(stack, options, n_instruments, measured)
+        daemon = _start(stack, options, n_instruments, networks.n_threads, measured)
         pids = family_of(daemon.process.pid)
         context = stack.enter_context(zmq.Context())
-        same = str(folder), networks.provider, networks.variant
+        same = str(folder), networks.provider, networks.variant, str(networks.n_threads), str(n_slices)
         processes = [
             stack.enter_context(AnsweringProcess(context, pictures, *what))
             for what in (
@@ -159,18 +159,22 @@ def run_bench(
     return measured
 
 
-def _start(stack: ExitStack, options: tuple[str, ...], n_controllers: int, measured: Measured) -> LocalDaemon:
-    """Start a daemon some times over; the last one stays."""
+def _start(
+    stack: ExitStack, options: tuple[str, ...], n_controllers: int, n_threads: int, measured: Measured
+) -> LocalDaemon:
+    """Time the start of a daemon some times over; one more, on as many threads as the bare CNN, stays."""
     ready_s = []
-    for number in range(N_STARTS):
+    for number in range(N_STARTS + 1):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        daemon = LocalDaemon(folder, *options, n_controllers=n_controllers)
+        stays = number == N_STARTS
+        pinned = {f"{ENV_PREFIX}N_THREADS": str(n_threads)} if stays else None
+        daemon = LocalDaemon(folder, *options, n_controllers=n_controllers, environment=pinned)
         with ExitStack() as only_if_last:
             only_if_last.enter_context(daemon)
             ready_s.append(daemon.await_ready(START_PATIENCE_S))
-            if number == N_STARTS - 1:
+            if stays:
                 stack.push(only_if_last.pop_all())
-    measured.lightness["start_to_ready_s"] = sorted(ready_s)[N_STARTS // 2]
+    measured.lightness["start_to_ready_s"] = float(np.median(ready_s[:N_STARTS]))
     return daemon
 
 
@@ -192,12 +196,17 @@ class _Run:
         self,
         bundle: VerifiedBundle,
         networks: Networks,
-        on_all_cores: Networks,
         pictures: Pictures,
         others: list[Rival],
         measured: Measured,
     ) -> None:
-        self._on_all_cores = on_all_cores
+        self._networks = networks
+        self._for_script = networks
+        if networks.provider == "cpu" and networks.n_threads != n_cores():
+            # Nobody else needs the cores while the script is timed.
+            choice = networks.provider, n_cores(), networks.variant
+            self._for_script = Networks.open(bundle, *choice)
+            self._for_script.warm_up()
         self._pictures = pictures
         self._slices = pictures.slices()
         self.fields = [field_of(one, bundle) for one in self._slices[: len(pictures.images)]]
@@ -236,8 +245,21 @@ class _Run:
             self._rivals(pace, index)
         pace.fps.append(n_slices / (time.monotonic() - begun_s))
         stream.end(n_slices)
+        for process in processes:
+            if process.name == ONE_PROCESS:
+                self._check_same(answer.message, json.loads(process.answer))
         if fps is not None:
             self._script(kept)
+
+    def _check_same(self, message: dict[str, Any], other: dict[str, Any]) -> None:
+        """Refuse to compare a process that does not say what the daemon says of the same stack."""
+        difference = largest_difference(message, np.array(other["probability"]))
+        allowed = MAX_DIFFERENCE[self._networks.variant]
+        if difference > allowed or message["label"] != other["label"]:
+            raise BenchError(
+                f"daemon and {ONE_PROCESS} must give the same labels and probabilities to {allowed:g}, they "
+                f"differ by {difference:g} in a stack of {len(message['label'])} slices"
+            )
 
     def rivals_alone(self, fps: float, n_rounds: int) -> None:
         """Time the rivals without a daemon."""
@@ -258,7 +280,7 @@ class _Run:
             pace.note_rival(other.name, other.run(image))
 
     def _script(self, kept: dict[int, dict[str, object]]) -> None:
-        script = ReembeddingScript(self._on_all_cores, self._slices)
+        script = ReembeddingScript(self._for_script, self._slices)
         left_ms, a_slice_ms = SCRIPT_BUDGET_S * 1e3, 0.0
         for n_slices, message in kept.items():
             if n_slices * a_slice_ms > left_ms:
@@ -267,7 +289,7 @@ class _Run:
             ms, probabilities = script.run(n_slices)
             left_ms, a_slice_ms = left_ms - ms, ms / n_slices
             difference = largest_difference(message, probabilities)
-            allowed = MAX_DIFFERENCE[self._on_all_cores.variant]
+            allowed = MAX_DIFFERENCE[self._networks.variant]
             if difference > allowed:
                 raise BenchError(
                     f"daemon and script must agree to {allowed:g}, they differ by {difference:g} "

@@ -42,10 +42,10 @@ class BundleInfo:
     digest: str
     provider: str
     embedding_size: int
+    n_threads: int
     estimator: str = ""
     variant: VariantName = "fp32"
     reason: str = ""
-    n_threads: int = 0
 
 
 def encode(fields: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:

@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 
 from rcm_daemon.bundle.cnn import open_cnn, run_cnn
 from rcm_daemon.bundle.golden import read_golden_slices
+from rcm_daemon.errors import BundleError, InferenceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rcm_daemon.bundle.cnn import Cnn
     from rcm_daemon.bundle.execution import Execution, ProviderName
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 PAUSE_S = 0.02
-"""Before each run: after 5 ms a second thread is still awake, after 10 ms no more."""
+"""Before each run, or longer where threads wait busily for longer: what is timed is to find them asleep."""
+LONGEST_PAUSE_S = 0.2
 N_ROUNDS = 3
 WORTH = 0.8
 """All cores are taken where their median run lasts less than this share of one thread's."""
@@ -28,26 +33,34 @@ WORTH = 0.8
 def settle_threads(bundle: VerifiedBundle, provider: ProviderName, execution: Execution) -> Execution:
     """Return the execution with a number of threads: where it is open, fp32 in ONNX Runtime is timed.
 
+    A CNN that does not run is not timed; what is wrong with it, those say who check it.
+
     Raises
     ------
     BundleError
         The CNN cannot be opened.
-    InferenceError
-        It does not run.
     """
     n_cores = execution.threads
     if provider != "cpu" or execution.n_threads or n_cores == 1:
         return execution
-    image, size = read_golden_slices(bundle)[0], bundle.manifest.embedding_size
     cnns = {n: open_cnn(bundle, "fp32", provider, replace(execution, n_threads=n)) for n in (1, n_cores)}
+    try:
+        taken_s = _measure(cnns, bundle, min(LONGEST_PAUSE_S, max(PAUSE_S, 2e-6 * execution.spin_us)))
+    except (BundleError, InferenceError):
+        return replace(execution, n_threads=1)
+    return replace(execution, n_threads=n_cores if taken_s[n_cores] < WORTH * taken_s[1] else 1)
+
+
+def _measure(cnns: Mapping[int, Cnn], bundle: VerifiedBundle, pause_s: float) -> dict[int, float]:
+    """Run CNNs in turn, each after a pause; returns the median duration of each in seconds."""
+    image, size = read_golden_slices(bundle)[0], bundle.manifest.embedding_size
     taken_s: dict[int, list[float]] = {n: [] for n in cnns}
     for cnn in cnns.values():  # pays for memory
         run_cnn(cnn, image, size, "warm-up")
     for _ in range(N_ROUNDS):
         for n, cnn in cnns.items():
-            time.sleep(PAUSE_S)
+            time.sleep(pause_s)
             begun_s = time.perf_counter()
             run_cnn(cnn, image, size, "warm-up")
             taken_s[n].append(time.perf_counter() - begun_s)
-    one_s, all_s = (statistics.median(taken_s[n]) for n in (1, n_cores))
-    return replace(execution, n_threads=n_cores if all_s < WORTH * one_s else 1)
+    return {n: statistics.median(seconds) for n, seconds in taken_s.items()}

@@ -186,10 +186,10 @@ def main() -> None:
         networks.digest,
         networks.provider,
         manifest.embedding_size,
+        networks.n_threads,
         parameters.model_dump_json(by_alias=True) if parameters is not None else "",
         networks.variant,
         networks.reason,
-        networks.n_threads,
     )
     channel.send(ready_message(info))
     memory = SharedView(int(memory_fd))

@@ -85,5 +85,5 @@ class EndedStacks:
 
 
 def _key(stack_id: str) -> bytes:
-    """Return what stands for an id: of two that are not the same it is the same once in 2^64 ids."""
+    """Return what stands for an id; two of the same are to be expected among 2^64 ids."""
     return hashlib.sha256(stack_id.encode()).digest()[:16]

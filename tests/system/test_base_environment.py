@@ -87,6 +87,7 @@ def test_the_demo_finds_both_boundaries(base, tmp_path):
     for um, low_um, high_um, truth_um, off_um in found:
         assert low_um <= um <= high_um
         assert low_um <= truth_um <= high_um
+        assert high_um - low_um < 60.0  # half of them are narrower than 25 and 35 um
         assert off_um == pytest.approx(um - truth_um, abs=0.11)
     assert plot.read_bytes().startswith(b"\x89PNG")
 

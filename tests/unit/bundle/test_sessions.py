@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 RNG = np.random.default_rng(0)
 
 
-def opened(folder: Path, **options: Any) -> Networks:
+def opened(folder: Path, n_threads: int = 1, **options: Any) -> Networks:
     write_bundle(folder, **options)
-    return Networks.open(load_verified(folder), "cpu", n_threads=1)
+    return Networks.open(load_verified(folder), "cpu", n_threads=n_threads)
 
 
 def refusal(folder: Path, **options: Any) -> str:
@@ -233,10 +233,12 @@ def test_external_data_is_refused_wherever_it_lies(
     ],
 )
 def test_dimensions_that_disagree_are_refused(
-    tmp_path: Path, networks: dict[str, Any], words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: dict[str, Any], words: list[str]
 ) -> None:
-    message = refusal(tmp_path, **networks)
-    assert all(word in message for word in words), message
+    monkeypatch.setattr("rcm_daemon.bundle.execution.n_cores", lambda: 4)
+    for n_threads in (1, 0):  # with 0 they are timed before they are looked at
+        message = refusal(tmp_path, n_threads=n_threads, **networks)
+        assert all(word in message for word in words), message
 
 
 @pytest.mark.hazard("H43")

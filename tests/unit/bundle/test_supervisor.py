@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +70,17 @@ def bench(bundle):
 
 def image(seed):
     return np.random.default_rng(seed).integers(0, 255, FIELD).astype(np.uint8)
+
+
+def test_a_later_generation_runs_on_the_threads_of_the_first(bench):
+    first = bench.next()
+    assert isinstance(first, Ready)
+    assert first.bundle.n_threads >= 1
+    os.kill(bench.supervisor.pid, signal.SIGKILL)
+    assert isinstance(bench.next(), Died)
+    assert isinstance(bench.next(), Ready)
+    launched = json.loads(Path(f"/proc/{bench.supervisor.pid}/cmdline").read_bytes().split(b"\0")[4])
+    assert launched["n_threads"] == first.bundle.n_threads
 
 
 def test_it_embeds_and_labels_as_the_networks_do_here(bench, bundle):

@@ -75,8 +75,14 @@ def test_the_posterior_is_that_of_plain_loops(stack) -> None:
     steps, evidence, weight, zero = stack
     z_um = zero + np.cumsum(steps)
     found = boundary_posterior(z_um, np.array(evidence), np.array(weight), PRIOR)
-    expected, _ = by_loops(z_um, evidence, weight, PRIOR)
+    expected, mass = by_loops(z_um, evidence, weight, PRIOR)
     np.testing.assert_allclose(found.cdf, expected, atol=1e-9)
+    joint = found.joint
+    for pair, value in mass.items():
+        assert joint[pair] == pytest.approx(value, abs=1e-9)
+    assert joint.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(joint.sum(axis=1)[:-1].cumsum(), found.cdf[0], atol=1e-9)
+    np.testing.assert_allclose(joint.sum(axis=0)[:-1].cumsum(), found.cdf[1], atol=1e-9)
     strata = found.strata
     np.testing.assert_allclose(strata.sum(axis=1), 1.0, atol=1e-12)
     assert strata.min() >= -1e-12

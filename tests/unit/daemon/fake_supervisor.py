@@ -43,7 +43,7 @@ class FakeSupervisor:
     """Stands where a Supervisor stands; an embedding is the slice's index, repeated."""
 
     def __init__(self):
-        self.bundle = BundleInfo("tiny", "1", "0" * 64, "cpu", SIZE)
+        self.bundle = BundleInfo("tiny", "1", "0" * 64, "cpu", SIZE, 1)
         self.memory = self
         self.due_s = None
         self.in_hand = False

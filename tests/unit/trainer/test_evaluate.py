@@ -91,9 +91,12 @@ def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:
     assert scores["epidermis_dej"]["mae_um"] == pytest.approx((2 + 2 * farther[0]) / 3)
     assert scores["epidermis_dej"]["median_um"] == pytest.approx(farther[0])
     assert (scores["epidermis_dej"]["n_missed"], scores["dej_dermis"]["n_missed"]) == (2, 1)
+    assert scores["dej_dermis"]["mae_um"] == pytest.approx((farther[1] + 4) / 3)
+    flat = replace(stack, labels=np.zeros(n, np.int64))
+    false = score([flat], [said[0]])
+    assert (false["epidermis_dej"]["n"], false["epidermis_dej"]["n_false"]) == (0, 1)
     assert scores["epidermis_dej"]["errors_um"] == pytest.approx([2.0, farther[0], farther[0]], abs=1e-3)
-    without = replace(stack, labels=np.zeros(n, np.int64))
-    assert score([without, stack], said[:2])["epidermis_dej"]["errors_um"][0] is None
+    assert score([flat, stack], said[:2])["epidermis_dej"]["errors_um"][0] is None
 
 
 def test_baselines_know_depth_only(work: Path) -> None:
