@@ -55,7 +55,8 @@ def main() -> None:
             low, high = interval((weights[:, both] @ after[both]) / (weights[:, both] @ before[both]))
             print(
                 f"{name:20} {boundary:14} MAE {scores['mae_um']:5.2f} um, {scores['n_missed']} of "
-                f"{scores['n']} missed, {scores['n_false']} false; x{ratio:.3f} [{low:.3f}, {high:.3f}] over {both.sum()}"
+                f"{scores['n']} missed, {scores['n_false']} false; "
+                f"x{ratio:.3f} [{low:.3f}, {high:.3f}] over {both.sum()}"
             )
     if given.json:
         stacks = [f"{one['stack']} {one['patient']}" for one in first["stacks"]]
