@@ -4,7 +4,8 @@
 
 Each RUN is the folder of one `rcm-trainer cnn --slices-per-epoch N`. Its accuracy is that of its best
 snapshot on its validation stacks; its time is that of `session.run` on one slice on one thread: the quickest
-of three in a row, and one after a pause of 0.1 s, medians of all rounds. Writes frontier.json and frontier.png.
+of three in a row, and one after a pause of 0.1 s, medians of all rounds. Writes frontier.json and
+frontier.png.
 """
 
 from __future__ import annotations
