@@ -262,7 +262,7 @@ def test_all_faults_of_the_configuration_are_listed(tmp_path):
     assert result.returncode == 78
     lines = result.stderr.splitlines()
     assert all(line.startswith("rcm-daemon: ") for line in lines)
-    for expected in ("idle_timeout_s?", "n_threads?", "provider: ", "control_bind: "):
+    for expected in ("idle_timeout_s?", "RCM_N_THREADS?", "provider: ", "control_bind: "):
         assert any(expected in line for line in lines), (expected, lines)
 
 
