@@ -40,7 +40,7 @@ class EndedStacks:
     """What is known of ended stacks by id; of more than `MAX_ENDED_KEPT` the oldest are forgotten.
 
     All in one piece of memory: thousands of small objects that live for days among others that live for
-    milliseconds keep the allocator from ever giving back what surrounds them.
+    milliseconds each keep a page of the allocator.
     """
 
     def __init__(self) -> None:
