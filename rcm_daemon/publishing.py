@@ -45,7 +45,7 @@ class Publishing:
         self._revisions = Revisions(state_dir)
         self.n_ended_kept = n_ended_kept
         self._open: dict[StackKey, StrataMessage] = {}
-        self._ended: OrderedDict[StackKey, bytes] = OrderedDict()  # as they were sent: one piece of memory each
+        self._ended: OrderedDict[StackKey, bytes] = OrderedDict()  # JSON, as it was sent
 
     def publish(self, stack: Acquisition, source: Source, latency: Latency, n_lost: int) -> StrataMessage:
         """Send the stack as it stands, as its next revision; returns the message with the ids as they are."""
