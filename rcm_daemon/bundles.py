@@ -114,10 +114,12 @@ class Bundles:
         return desk
 
     @property
-    def variant(self) -> tuple[str, str]:
-        """Which variant of the active bundle runs, and why that one; empty while none does."""
+    def running(self) -> dict[str, str | int]:
+        """How the active bundle runs: variant, why that one, on how many threads; empty while it does not."""
         info = self.active.supervisor.bundle
-        return (info.variant, info.reason) if info is not None else ("", "")
+        if info is None:
+            return {"variant": "", "variant_reason": "", "n_threads": 0}
+        return {"variant": info.variant, "variant_reason": info.reason, "n_threads": info.n_threads}
 
     @property
     def active_name(self) -> str:
@@ -256,6 +258,7 @@ class Bundles:
             public_key=public_key,
             variant=variant or settings.variant,
             spin_us=settings.spin_us,
+            rehearsal_share=settings.rehearsal_share,
         )
         return self._inference.open(launch, time.monotonic())
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rcm_daemon.lifecycle import Lifecycle
     from rcm_daemon.publishing import Publishing
     from rcm_daemon.recording import Recording
+    from rcm_daemon.rehearsal import Rehearsal
     from rcm_daemon.vitals import Vitals
 
 log = logging.getLogger("rcm_daemon")
@@ -60,11 +61,11 @@ class Health:
     door: Door
     vitals: Vitals
     lifecycle: Lifecycle
+    rehearsal: Rehearsal
 
     def fields(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
         source = self.bundles.active_source
-        variant, reason = self.bundles.variant
         fault = self.recording.writer.fault
         counts, door = self.counts, self.door
         state = "not recording" if fault else "serving"
@@ -80,8 +81,8 @@ class Health:
             "bundle_digest": source.bundle_digest,
             "uptime_s": round(time.monotonic() - counts.started_s, 3),
             "daemon_version": __version__,
-            "variant": variant,
-            "variant_reason": reason,
+            **self.bundles.running,
+            "n_rehearsed": self.rehearsal.n_passes,
             "n_waiting": self.inference.n_waiting,
             "n_open_stacks": self.publishing.n_open,
             "n_cnn_runs": self.inference.n_embedded,

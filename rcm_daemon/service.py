@@ -43,6 +43,7 @@ from rcm_daemon.lifecycle import Lifecycle
 from rcm_daemon.publishing import Publishing
 from rcm_daemon.questions import Questions
 from rcm_daemon.recording import Recording
+from rcm_daemon.rehearsal import Rehearsal
 from rcm_daemon.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ log = logging.getLogger("rcm_daemon")
 
 SWITCH_S = 0.0005
 """The journal's thread gives way to the loop after this; by default it would be after 5 ms."""
+GIVE_WAY_S = 0.0002
+"""After a result the loop stands aside for so long: threads that carry it to its reader, here and there, may
+have been put on this core, and would wait there until the account is taken down (0.5 ms later, p50)."""
 LOOP_S = 1.0
 """At least this often the loop turns, so that the watchdog is fed and idle stacks are seen."""
 
@@ -91,6 +95,7 @@ class Service:
             undo.callback(self._state_dir.close)
             undo.callback(self._inference.close_all)
             self._bundles = Bundles(self._inference, settings, self._state_dir)
+            self._rehearsal = Rehearsal(self._bundles, settings.rehearsal_share)
             pseudonyms = Pseudonyms(self._state_dir.salt())
             self._counts = Counts(pseudonyms)
             self._endpoints = Endpoints(settings)
@@ -112,7 +117,7 @@ class Service:
             self._await_bundles()
             undo.pop_all()
         account = self._counts, self._ledger, self._inference, self._bundles, self._recording
-        rest = self._publishing, self._endpoints.door, self._vitals, self._lifecycle
+        rest = self._publishing, self._endpoints.door, self._vitals, self._lifecycle, self._rehearsal
         self._health = Health(*account, *rest)
         control = self._endpoints.control
         self._questions = Questions(control, self._publishing, self._bundles, self._health.fields)
@@ -133,7 +138,7 @@ class Service:
         self._vitals.ready()
         known, settings = self._health.fields(), self._settings
         told = {"bundle": known["bundle_name"], "digest": known["bundle_digest"][:12]}
-        told |= {key: known[key] for key in ("provider", "variant", "variant_reason")}
+        told |= {key: known[key] for key in ("provider", "variant", "variant_reason", "n_threads")}
         told |= {"results": settings.results_bind, "control": settings.control_bind}
         told |= {"ingest": settings.ingest_bind}
         log.info("ready", extra=told)
@@ -156,6 +161,8 @@ class Service:
         """Wait until there is something to do, and do all of it."""
         endpoints, patience_ms = self._endpoints, self._patience_ms()
         ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
+        if not ready:
+            self._rehearsal.make_pass()
         endpoints.keep_watch(ready)
         for socket, key in endpoints.slices.items():
             if socket in ready:
@@ -256,6 +263,7 @@ class Service:
                 self._wake_up(stack)
                 desk.embed(SliceJob(stack, message, received_ns))
                 desk.give_next(time.monotonic())
+                self._rehearsal.came(frames, received_ns / 1e9)
             self._recording.note(instrument, [*outcome.changed, stack], reply, slice_)
             if desk is None:
                 self._abandon(stack)
@@ -310,10 +318,13 @@ class Service:
                 self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))
         else:
             self._ledger.labelled(stack, partial, estimate)
+            self._rehearsal.labelled(outcome)
         latency = outcome.new[-1].latency(time.monotonic_ns())
         if latency.total_ms:
             self._vitals.observe(latency)
         self._publish(outcome.stack, latency)
+        if not self._inference.n_waiting:
+            time.sleep(GIVE_WAY_S)
 
     def _refuse_slice(self, stack: Acquisition, index: int, rule: Rule, detail: str) -> None:
         """Refuse a slice that had been accepted."""
@@ -380,9 +391,11 @@ class Service:
         self._vitals.ready()
 
     def _patience_ms(self) -> int:
+        now_s = time.monotonic()
         due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
-        wait_s = min([LOOP_S, *(t - time.monotonic() for t in due)])
-        return max(0, math.ceil(wait_s * 1e3))
+        rehearsal_s = self._rehearsal.wait_s(now_s)
+        waits_s = [LOOP_S, *(t - now_s for t in due), *([] if rehearsal_s is None else [rehearsal_s])]
+        return max(0, math.ceil(min(waits_s) * 1e3))
 
     def _close(self) -> None:
         n_left = self._inference.n_waiting

@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from rcm_daemon.bundle.execution import SPIN_US, ProviderChoice, VariantChoice
 from rcm_daemon.core.mosaic import MosaicRule
+from rcm_daemon.core.rhythm import REHEARSAL_SHARE
 from rcm_daemon.errors import ConfigurationError
 from rcm_daemon.io.endpoint import check_endpoint, is_loopback
 from rcm_daemon.io.keys import KEY_NAME_PATTERN, default_keys_dir, find_secret
@@ -96,6 +97,9 @@ class Settings(BaseSettings):
     single one unless all take less than 0.8 of its time after a pause, as measured on opening the bundle."""
     spin_us: Annotated[int, Field(ge=0, le=1_000_000)] = SPIN_US
     """How long these threads wait busily for more work before they sleep; 0 = not at all."""
+    rehearsal_share: Annotated[float, Field(ge=0, le=0.5)] = REHEARSAL_SHARE
+    """Where slices come regularly, at most this share of the time between two is spent on going through the
+    last one again just before the next, which is then embedded and labelled from warm caches; 0 = none."""
     slice_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
     """A worker that does not answer for one slice by then is replaced."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0

@@ -96,6 +96,7 @@ class Measured:
     at_frame_rate: Pace = field(default_factory=Pace)
     back_to_back: Pace = field(default_factory=Pace)
     script: list[Sample] = field(default_factory=list)
+    bare_hot_ms: list[float] = field(default_factory=list)
     archive: list[dict[str, float]] = field(default_factory=list)
     together: list[PlayedTogether] = field(default_factory=list)
     largest_difference: float = 0.0
@@ -109,6 +110,7 @@ class Measured:
             **self.about,
             "at_frame_rate": self.at_frame_rate.fields(),
             "back_to_back": self.back_to_back.fields(),
+            "bare_over_and_over": asdict(summarise(self.bare_hot_ms)),
             "script": self._script(),
             "together": self._together(),
             "archive": self._archive(),

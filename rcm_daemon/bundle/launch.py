@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rcm_daemon.bundle.execution import SPIN_US
+from rcm_daemon.core.rhythm import REHEARSAL_SHARE
 
 if TYPE_CHECKING:
     from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
@@ -28,6 +29,8 @@ class Launch:
         Whether golden vectors must come out right before the bundle is served.
     public_key
         Key the bundle must be signed with (Ed25519, 64 hexadecimal digits); empty = none needed.
+    rehearsal_share
+        Share of the time between two slices that is spent on rehearsing, 0 = none.
     """
 
     folder: str
@@ -38,6 +41,7 @@ class Launch:
     public_key: str = ""
     variant: VariantChoice = "auto"
     spin_us: int = SPIN_US
+    rehearsal_share: float = REHEARSAL_SHARE
 
     def to_argument(self) -> str:
         """Write as one word of a command line."""

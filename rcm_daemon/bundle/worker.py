@@ -9,33 +9,28 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import select
 import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.bundle.channel import (
-    MAX_MESSAGE_BYTES,
-    BundleInfo,
-    SharedView,
-    decode,
-    encode,
-    ready_message,
-)
+from rcm_daemon.bundle.channel import BundleInfo, SharedView, decode, encode, ready_message
 from rcm_daemon.bundle.check import check_golden
 from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.execution import ON_GPU
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.manifest import digests_of
+from rcm_daemon.bundle.prompter import Prompter
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.quality import repeats, weights_in_stack
 from rcm_daemon.core.records import Slice, SliceHeader
+from rcm_daemon.core.rhythm import Rhythm
 from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 
 if TYPE_CHECKING:
@@ -44,10 +39,6 @@ if TYPE_CHECKING:
     from rcm_daemon.core.pipeline import Recurrence
     from rcm_daemon.core.stack import EmbeddedSlice
 
-KEEP_WARM_EVERY_S = 0.05
-KEPT_WARM_S = 10.0
-"""A GPU that had nothing to do for 0.1 s is up to ten times slower at the next slice: so long after the last
-one it runs a black slice so often."""
 EXIT_DEVICE = 70  # EX_SOFTWARE: the device failed under a run, only a new process recovers
 _PR_SET_PDEATHSIG = 1
 
@@ -147,20 +138,10 @@ def _recurrence_bytes(given: Recurrence) -> bytes:
     return given.probabilities.tobytes() + evidence
 
 
-def next_request(channel: socket.socket, networks: Networks) -> bytes:
-    """Wait for a request, keeping a GPU warm between those of one stack; empty when the channel closed.
-
-    Raises
-    ------
-    DeviceError
-        The GPU failed meanwhile.
-    """
-    if networks.provider in ON_GPU:
-        for _ in range(round(KEPT_WARM_S / KEEP_WARM_EVERY_S)):
-            if select.select([channel], [], [], KEEP_WARM_EVERY_S)[0]:
-                break
-            networks.keep_warm()
-    return channel.recv(MAX_MESSAGE_BYTES)
+def rehearse(networks: Networks, memory: SharedView, request: bytes, more: Callable[[], bytes]) -> None:
+    """Answer a request for nothing, whatever its bytes have become."""
+    with np.errstate(all="ignore"):
+        answer(networks, memory, request, more)
 
 
 def main() -> None:
@@ -173,8 +154,9 @@ def main() -> None:
     if os.getppid() != int(parent):
         return
     channel = socket.socket(fileno=int(fd))
+    asked = Launch.from_argument(launch)
     try:
-        networks = open_networks(Launch.from_argument(launch))
+        networks = open_networks(asked)
     except RcmError as error:
         channel.send(encode({"kind": "refused", "error": str(error)}))
         return
@@ -195,9 +177,16 @@ def main() -> None:
     memory = SharedView(int(memory_fd))
     gc.collect()
     gc.freeze()  # networks and modules stay, and need not be looked through again and again
+    prompter = Prompter(
+        channel,
+        Rhythm(asked.rehearsal_share),
+        partial(rehearse, networks, memory),
+        networks.keep_warm,
+        keeps_warm=networks.provider in ON_GPU,
+    )
     try:
-        while request := next_request(channel, networks):
-            channel.send(answer(networks, memory, request, lambda: channel.recv(MAX_MESSAGE_BYTES)))
+        while request := prompter.next_request():
+            channel.send(answer(networks, memory, request, prompter.what_follows))
     except DeviceError as error:
         print(f"worker: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_DEVICE)

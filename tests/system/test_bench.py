@@ -52,6 +52,8 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
         assert parts["total_ms"]["p50_ms"] <= pace["end_to_end"]["p50_ms"]
         assert all(parts[f"{part}_ms"]["max_ms"] > 0 for part in ("wait", "embed", "label", "transport"))
     assert fields["at_frame_rate"]["fps"] > 0
+    assert fields["bare_over_and_over"]["n"] == 2 * 10
+    assert "bare, over and over" in done.stdout
     assert 0 <= fields["script"]["largest_difference"] <= 1e-5
     assert fields["script"]["n_slices"] == 5
     assert fields["together"]["n_lost"] == 0

@@ -1,0 +1,89 @@
+"""When the next slice is to be expected, by when the last ones came, and when to rehearse for it.
+
+After 0.1 s without work, all that a slice needs has left the processor's caches, and comes back only in four
+to six runs, not in one. A microscope has a frame rate. So these runs can be made for nothing just before the
+next slice, ending so early that it hardly ever has to wait for one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+N_INTERVALS = 5
+"""So many are looked at, of which two may be anything (a pause, a burst)."""
+SURE_DEVIATIONS = 3.0
+EARLIEST_S = 0.001
+"""A slice is not expected earlier than its time by more than so many median deviations and this."""
+MOST_UNSURE_S = 0.008
+"""After a longer wait little would be left of a rehearsal."""
+REHEARSAL_SHARE = 0.4
+N_PASSES = 8
+MARGIN = 1.05
+"""A pass may take so much longer than the same one took the last time."""
+
+ROUNDING_S = 1e-6
+
+
+class Rhythm:
+    """Learns when slices come, and says when to rehearse for the next; all times are monotonic seconds.
+
+    Parameters
+    ----------
+    share
+        A rehearsal takes at most this share of the time between two slices, 0 = there is none.
+
+    Attributes
+    ----------
+    n_left
+        Passes of the present rehearsal that are still to be made.
+    """
+
+    def __init__(self, share: float = REHEARSAL_SHARE) -> None:
+        self._share = share
+        self._last_s: float | None = None
+        self._intervals_s: deque[float] = deque(maxlen=N_INTERVALS)
+        self._took_s = [0.0] * N_PASSES  # each pass, when it was made last; 0 = never yet
+        self._begin_s = self._end_s = 0.0
+        self.n_left = 0
+
+    def arrived(self, now_s: float) -> None:
+        """Note a slice, and plan for the one after it where slices come regularly."""
+        if self._last_s is not None:
+            self._intervals_s.append(now_s - self._last_s)
+        self._last_s = now_s
+        self.n_left = 0
+        if not self._share or len(self._intervals_s) < N_INTERVALS:
+            return
+        interval_s = statistics.median(self._intervals_s)
+        deviation_s = statistics.median(abs(one - interval_s) for one in self._intervals_s)
+        early_s = SURE_DEVIATIONS * deviation_s + EARLIEST_S
+        if early_s <= MOST_UNSURE_S:
+            self._plan(self._share * interval_s, now_s + interval_s - early_s)
+
+    def _plan(self, longest_s: float, end_s: float) -> None:
+        """Plan as many of the last passes as there is time for."""
+        takes_s = 0.0
+        for place in reversed(range(N_PASSES)):
+            if takes_s + self._takes_s(place) > longest_s:
+                break
+            takes_s += self._takes_s(place)
+            self.n_left += 1
+        self._begin_s, self._end_s = end_s - (takes_s or longest_s), end_s
+
+    def _takes_s(self, place: int) -> float:
+        """Expect a pass to take what it took before, one never made what the longest took; 0 = not known."""
+        return MARGIN * (self._took_s[place] or max(self._took_s))
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made."""
+        if not self.n_left:
+            return None
+        if max(now_s, self._begin_s) + self._takes_s(N_PASSES - self.n_left) > self._end_s + ROUNDING_S:
+            return None
+        return max(0.0, self._begin_s - now_s)
+
+    def rehearsed(self, begun_s: float, now_s: float) -> None:
+        """Note that a pass was made."""
+        self._took_s[N_PASSES - self.n_left] = now_s - begun_s
+        self.n_left -= 1

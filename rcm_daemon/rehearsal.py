@@ -1,0 +1,69 @@
+"""The daemon's own share of a slice, done once more shortly before the next is expected (decision 21)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rcm_daemon.core.message import build_message
+from rcm_daemon.core.rhythm import Rhythm
+from rcm_daemon.core.wire import parse
+
+if TYPE_CHECKING:
+    from rcm_daemon.bundles import Bundles
+    from rcm_daemon.inference import Labelled
+
+
+class Rehearsal:
+    """Reads the last slice's message again, estimates its stack and writes the result, all for nothing.
+
+    Nothing is changed by it, and nobody gets what comes of it.
+
+    Parameters
+    ----------
+    share
+        Of the time between two slices, as of `Rhythm`.
+
+    Attributes
+    ----------
+    n_passes
+        Made since the start.
+    """
+
+    def __init__(self, bundles: Bundles, share: float) -> None:
+        self._bundles = bundles
+        self._rhythm = Rhythm(share)
+        self._frames: list[Any] = []
+        self._last: Labelled | None = None
+        self.n_passes = 0
+
+    def came(self, frames: list[Any], now_s: float) -> None:
+        """Note the message of a slice that was accepted."""
+        self._frames = frames
+        self._rhythm.arrived(now_s)
+
+    def labelled(self, last: Labelled) -> None:
+        """Note what has been estimated without fault."""
+        self._last = last
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made."""
+        if self._last is not None and self._last.stack.state != "open":
+            self._frames, self._last = [], None
+        return self._rhythm.wait_s(now_s) if self._last is not None else None
+
+    def make_pass(self) -> None:
+        """Make a pass, if one is due."""
+        begun_s = time.monotonic()
+        if self._last is None or self.wait_s(begun_s) != 0:
+            return
+        parse([frame.buffer for frame in self._frames])
+        stack, given = self._last.stack, self._last.given
+        partial = self._last.partial.with_slices()  # anew, for it keeps what it has once worked out
+        estimation = self._bundles.estimation(stack.bundle_digest)
+        estimation.estimate(partial, given, stack.share_seen(len(partial)))
+        source = self._bundles.source(stack.bundle_digest)
+        latency = self._last.new[-1].latency(time.monotonic_ns())
+        build_message(stack, source, latency, seq=0, time_ns=0, n_lost=0).to_json()
+        self._rhythm.rehearsed(begun_s, time.monotonic())
+        self.n_passes += 1
