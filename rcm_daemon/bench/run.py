@@ -279,7 +279,7 @@ class _Run:
             pace.fps.append(n_runs / (time.monotonic() - begun_s))
 
     def bare_over_and_over(self) -> None:
-        """Run the bare CNN without pauses: from the caches that the daemon, too, finds what it rehearsed in."""
+        """Run the bare CNN without pauses: all it needs is in the caches, as after a rehearsal."""
         times_ms = [self._bare.run(self.fields[index % len(self.fields)]) for index in range(N_OVER_AND_OVER)]
         self._measured.bare_hot_ms += times_ms[N_OVER_AND_OVER // 2 :]
 
