@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rcm_daemon.bundles import Bundles
     from rcm_daemon.inference import Labelled
 
+log = logging.getLogger("rcm_daemon")
+
 
 class Rehearsal:
     """Reads the last slice's message again, estimates its stack and writes the result, all for nothing.
@@ -22,7 +25,7 @@ class Rehearsal:
     Parameters
     ----------
     share
-        Of the time between two slices, as of `Rhythm`.
+        Of the time between two slices, as of `Rhythm`; 0 = none.
 
     Attributes
     ----------
@@ -33,37 +36,47 @@ class Rehearsal:
     def __init__(self, bundles: Bundles, share: float) -> None:
         self._bundles = bundles
         self._rhythm = Rhythm(share)
+        self._is_on = share > 0
         self._frames: list[Any] = []
-        self._last: Labelled | None = None
+        self._piece: tuple[list[Any], Labelled] | None = None
         self.n_passes = 0
 
     def came(self, frames: list[Any], now_s: float) -> None:
         """Note the message of a slice that was accepted."""
-        self._frames = frames
-        self._rhythm.arrived(now_s)
+        if self._is_on:
+            self._frames = frames
+            self._rhythm.arrived(now_s)
 
     def labelled(self, last: Labelled) -> None:
         """Note what has been estimated without fault."""
-        self._last = last
+        if self._is_on:
+            self._piece = self._frames, last
 
     def wait_s(self, now_s: float) -> float | None:
         """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made."""
-        if self._last is not None and self._last.stack.state != "open":
-            self._frames, self._last = [], None
-        return self._rhythm.wait_s(now_s) if self._last is not None else None
+        if self._piece is not None and self._piece[1].stack.state != "open":
+            self._piece = None
+        return self._rhythm.wait_s(now_s) if self._piece is not None else None
 
     def make_pass(self) -> None:
-        """Make a pass, if one is due."""
+        """Make a pass, if one is due; no fault of it is a fault of the daemon."""
         begun_s = time.monotonic()
-        if self._last is None or self.wait_s(begun_s) != 0:
+        if self._piece is None or self.wait_s(begun_s) != 0:
             return
-        parse([frame.buffer for frame in self._frames])
-        stack, given = self._last.stack, self._last.given
-        partial = self._last.partial.with_slices()  # anew, for it keeps what it has once worked out
-        estimation = self._bundles.estimation(stack.bundle_digest)
-        estimation.estimate(partial, given, stack.share_seen(len(partial)))
-        source = self._bundles.source(stack.bundle_digest)
-        latency = self._last.new[-1].latency(time.monotonic_ns())
-        build_message(stack, source, latency, seq=0, time_ns=0, n_lost=0).to_json()
+        try:
+            self._go_through(*self._piece)
+        except Exception:
+            log.exception("a rehearsal failed and is given up until the next slice")
+            self._piece = None
         self._rhythm.rehearsed(begun_s, time.monotonic())
         self.n_passes += 1
+
+    def _go_through(self, frames: list[Any], last: Labelled) -> None:
+        parse([frame.buffer for frame in frames])
+        stack = last.stack
+        partial = last.partial.with_slices()  # anew, for it keeps what it has once worked out
+        estimation = self._bundles.estimation(stack.bundle_digest)
+        estimation.estimate(partial, last.given, stack.share_seen(len(partial)))
+        source = self._bundles.source(stack.bundle_digest)
+        latency = last.new[-1].latency(time.monotonic_ns())
+        build_message(stack, source, latency, seq=0, time_ns=0, n_lost=0).to_json()

@@ -161,7 +161,7 @@ class Service:
         """Wait until there is something to do, and do all of it."""
         endpoints, patience_ms = self._endpoints, self._patience_ms()
         ready = endpoints.poll((self._wakeup, self._inference), patience_ms, wants_slices=wants_slices)
-        if not ready:
+        if not ready and not self._inference.n_waiting:
             self._rehearsal.make_pass()
         endpoints.keep_watch(ready)
         for socket, key in endpoints.slices.items():
@@ -393,7 +393,7 @@ class Service:
     def _patience_ms(self) -> int:
         now_s = time.monotonic()
         due = [t for t in (self._ledger.next_expiry_s(), self._inference.next_due_s) if t is not None]
-        rehearsal_s = self._rehearsal.wait_s(now_s)
+        rehearsal_s = None if self._inference.n_waiting else self._rehearsal.wait_s(now_s)
         waits_s = [LOOP_S, *(t - now_s for t in due), *([] if rehearsal_s is None else [rehearsal_s])]
         return max(0, math.ceil(min(waits_s) * 1e3))
 

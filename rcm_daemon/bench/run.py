@@ -245,7 +245,7 @@ class _Run:
             turns.append(partial(self._rivals, pace, index))
             for place, turn in enumerate(turns, start=1):
                 if fps is not None:  # in the first half: in the second the daemon may rehearse
-                    pause_until(due_s - (1 - 0.5 * place / len(turns)) / fps)
+                    pause_until(due_s - (1 - 0.6 * place / (len(turns) + 1)) / fps)
                 turn()
         pace.fps.append(n_slices / (time.monotonic() - begun_s))
         stream.end(n_slices)

@@ -242,6 +242,6 @@ class Networks:
             self.label(np.repeat(embedding[None], n, axis=0), np.arange(n) * 3.0, np.ones(n))
 
     def keep_warm(self) -> npt.NDArray[np.float32]:
-        """Run the CNN on a black slice: a GPU left alone for 0.1 s is many times slower at its next run."""
+        """Run the CNN on a black slice: left alone for 0.1 s it is slower, and on a GPU many times slower."""
         blank = np.zeros(self.manifest.cnn_shape, dtype=np.uint8)
         return run_cnn(self._cnn, blank, self.manifest.embedding_size, "warm-up")

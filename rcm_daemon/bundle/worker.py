@@ -144,6 +144,21 @@ def rehearse(networks: Networks, memory: SharedView, request: bytes, more: Calla
         answer(networks, memory, request, more)
 
 
+def run_cnn_for_nothing(networks: Networks) -> None:
+    """Run the CNN on a black slice; on a CPU its failure is told by whatever slice meets it too.
+
+    Raises
+    ------
+    DeviceError
+        As `answer` does.
+    """
+    try:
+        networks.keep_warm()
+    except InferenceError as error:
+        if isinstance(error, DeviceError) and networks.provider in ON_GPU:
+            raise
+
+
 def main() -> None:
     """Serve one channel until it closes."""
     # A terminal or a service manager signals whole groups; only the daemon decides when its worker ends.
@@ -181,7 +196,7 @@ def main() -> None:
         channel,
         Rhythm(asked.rehearsal_share),
         partial(rehearse, networks, memory),
-        networks.keep_warm,
+        partial(run_cnn_for_nothing, networks),
         keeps_warm=networks.provider in ON_GPU,
     )
     try:

@@ -20,9 +20,11 @@ MOST_UNSURE_S = 0.008
 REHEARSAL_SHARE = 0.4
 N_PASSES = 8
 MARGIN = 1.05
-"""A pass may take so much longer than the same one took the last time."""
-
-ROUNDING_S = 1e-6
+"""A rehearsal may take so much longer than its passes took the last time."""
+MOST_GROWTH = 1.5
+"""By more than this factor a pass is not believed to have become slower: something else had the core."""
+FORGET = 0.998
+"""Where not all passes fit, all are expected to take so much less the next time: so they are tried again."""
 
 
 class Rhythm:
@@ -63,27 +65,31 @@ class Rhythm:
 
     def _plan(self, longest_s: float, end_s: float) -> None:
         """Plan as many of the last passes as there is time for."""
-        takes_s = 0.0
-        for place in reversed(range(N_PASSES)):
-            if takes_s + self._takes_s(place) > longest_s:
-                break
-            takes_s += self._takes_s(place)
-            self.n_left += 1
-        self._begin_s, self._end_s = end_s - (takes_s or longest_s), end_s
+        n = N_PASSES
+        while n and MARGIN * self._takes_s(n) > longest_s:
+            n -= 1
+        if n < N_PASSES:
+            self._took_s = [FORGET * took_s for took_s in self._took_s]
+        self.n_left = n
+        self._begin_s, self._end_s = end_s - (MARGIN * self._takes_s(n) or longest_s), end_s
 
-    def _takes_s(self, place: int) -> float:
-        """Expect a pass to take what it took before, one never made what the longest took; 0 = not known."""
-        return MARGIN * (self._took_s[place] or max(self._took_s))
+    def _takes_s(self, n: int) -> float:
+        """Expect the last n passes to take what they took before, one never made what the longest took."""
+        longest_s = max(self._took_s)
+        return sum(took_s or longest_s for took_s in self._took_s[N_PASSES - n :])
 
     def wait_s(self, now_s: float) -> float | None:
-        """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made."""
-        if not self.n_left:
-            return None
-        if max(now_s, self._begin_s) + self._takes_s(N_PASSES - self.n_left) > self._end_s + ROUNDING_S:
-            return None
-        return max(0.0, self._begin_s - now_s)
+        """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made.
+
+        Where it has become too late for all of them the last are made, since they do most.
+        """
+        while self.n_left and max(now_s, self._begin_s) + self._takes_s(self.n_left) > self._end_s:
+            self.n_left -= 1
+        return max(0.0, self._begin_s - now_s) if self.n_left else None
 
     def rehearsed(self, begun_s: float, now_s: float) -> None:
         """Note that a pass was made."""
-        self._took_s[N_PASSES - self.n_left] = now_s - begun_s
+        place = N_PASSES - self.n_left
+        took_s, before_s = now_s - begun_s, self._took_s[place]
+        self._took_s[place] = min(took_s, MOST_GROWTH * before_s) if before_s else took_s
         self.n_left -= 1

@@ -49,15 +49,12 @@ def test_nothing_is_rehearsed_before_the_rhythm_is_known():
 def test_all_passes_are_made_just_before_the_next_slice():
     rhythm = Rhythm(SHARE)
     takes_s = [0.006, 0.005, 0.004, 0.004, 0.004, 0.005, 0.005, 0.005]
-    times = at_10_a_second(8)
-    play(rhythm, times[:6])
-    rehearse(rhythm, times[5], takes_s)  # how long each takes is known from here on
-    for now_s, next_s in zip(times[6:], [*times[7:], times[7] + 0.1], strict=True):
+    for now_s in at_10_a_second(15):
         rhythm.arrived(now_s)
         made = rehearse(rhythm, now_s, takes_s)
-        assert len(made) == N_PASSES
-        assert made[-1][1] <= next_s - EARLIEST_S + 1e-9
-        assert made[-1][1] >= next_s - EARLIEST_S - MARGIN * sum(takes_s) * 0.05 - 1e-9
+    assert len(made) == N_PASSES
+    end_s = now_s + 0.1 - EARLIEST_S
+    assert end_s - (MARGIN - 1) * sum(takes_s) - 1e-9 <= made[-1][1] <= end_s
 
 
 def test_where_time_is_short_the_last_passes_are_made_for_they_do_most():
@@ -103,27 +100,61 @@ def test_it_can_be_switched_off():
     st.lists(st.floats(1e-4, 0.06), min_size=N_PASSES, max_size=N_PASSES),
 )
 def test_once_passes_are_known_they_stay_within_their_share_and_end_in_time(interval_s, takes_s):
-    """Until then one may be begun too late, and of what follows nothing."""
+    """But for one that is tried again, seldom, since it did not fit, or was never made."""
     rhythm = Rhythm(SHARE)
-    made = []
-    for i in range(4 * N_PASSES):
+    n_late, n_made = 0, 0
+    for i in range(40):
         rhythm.arrived(100.0 + interval_s * i)
         made = rehearse(rhythm, 100.0 + interval_s * i, takes_s)
-        end_s = 100.0 + interval_s * (i + 1) - EARLIEST_S + 1e-5
+        end_s = 100.0 + interval_s * (i + 1) - EARLIEST_S + 1e-9
+        taken_s = sum(ended_s - begun_s for begun_s, ended_s in made)
         assert all(begun_s <= end_s for begun_s, _ in made)
-        assert sum(ended_s > end_s for _, ended_s in made) <= 1
-    assert sum(ended_s - begun_s for begun_s, ended_s in made) <= SHARE * interval_s + 1e-5
-    assert all(ended_s <= end_s for _, ended_s in made)
-    assert made or MARGIN * max(takes_s) > SHARE * interval_s
+        assert taken_s <= SHARE * interval_s + max(takes_s)
+        n_late += any(ended_s > end_s for _, ended_s in made)
+        n_made += len(made)
+    assert n_late <= N_PASSES
+    assert n_made or MARGIN * max(takes_s) > SHARE * interval_s
+
+
+def test_a_pass_that_was_held_up_once_is_made_again():
+    rhythm = Rhythm(SHARE)
+    usual = [0.0045] * N_PASSES
+    n_made = []
+    for i in range(40):
+        rhythm.arrived(100.0 + 0.1 * i)
+        held_up = [*usual[:-1], 0.045] if i == 20 else usual
+        n_made.append(len(rehearse(rhythm, 100.0 + 0.1 * i, held_up)))
+    assert n_made[19] == N_PASSES
+    assert n_made[-1] == N_PASSES
+
+
+def test_a_machine_that_was_slow_for_a_while_is_tried_again():
+    rhythm = Rhythm(SHARE)
+    n_made = []
+    for i in range(1_000):
+        rhythm.arrived(100.0 + 0.1 * i)
+        takes_s = [0.06 if i < 100 else 0.004] * N_PASSES
+        n_made.append(len(rehearse(rhythm, 100.0 + 0.1 * i, takes_s)))
+    assert sum(n_made[20:100]) <= 4
+    assert n_made[-1] == N_PASSES
+
+
+def test_where_a_rehearsal_begins_late_its_last_passes_are_made():
+    rhythm = Rhythm(SHARE)
+    for i in range(10):
+        rhythm.arrived(100.0 + 0.1 * i)
+        rehearse(rhythm, 100.0 + 0.1 * i, [0.004] * N_PASSES)
+    rhythm.arrived(101.0)
+    late_s = 101.1 - EARLIEST_S - 0.0181
+    assert rhythm.wait_s(late_s) == 0
+    assert rhythm.n_left == 4
 
 
 @given(st.floats(0.03, 1.0), st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=20), st.floats(0.0, 0.005))
 def test_a_jittery_microscope_gets_as_much_more_room(interval_s, deviations, jitter_s):
-    """A slice that comes earlier than the rehearsal ends deviates by more than all those before it."""
     rhythm = Rhythm(SHARE)
     times = [100.0 + interval_s * i + jitter_s * d for i, d in enumerate(deviations)]
     play(rhythm, times)
-    if (wait_s := rhythm.wait_s(times[-1])) is not None:
-        assert wait_s >= 0
+    if rhythm.wait_s(times[-1]) is not None:
         assert rhythm._end_s <= times[-1] + interval_s + 2 * jitter_s - EARLIEST_S + 1e-9
         assert rhythm._end_s >= times[-1] + interval_s - 2 * jitter_s - MOST_UNSURE_S - 1e-9
