@@ -232,10 +232,10 @@ def simulate(
     acknowledged = transport == "dealer"
     endpoint = connect if acknowledged else bind
     place = Place(endpoint, instrument, keys_folder(keys_dir), key, acknowledged, server_key)
-    place.check(allow_unencrypted_remote=unencrypted)
+    advisor = results_at if follow_advice else None
+    place.check(*([] if advisor is None else [advisor]), allow_unencrypted_remote=unencrypted)
     if source == "phantom":
         pitch_um = 0.5 if pixel_size_um is None else pixel_size_um
-        advisor = results_at if follow_advice else None
         simulate_phantoms(place, fps, stacks, seed, size, pitch_um, z_step_um, advisor)
     else:
         if follow_advice:

@@ -18,6 +18,7 @@ time.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import time
@@ -77,9 +78,16 @@ class Client:
         New at each start of the controller; made up where not given.
     patience_s
         How long a call may wait without any answer before it raises `NotAcknowledgedError`.
+    allow_unencrypted_remote
+        Whether slices may go where others can listen although no keys are set.
     secure
         Sets keys on every new socket, for a daemon that demands them (`curve_publickey`, `curve_secretkey`,
         `curve_serverkey`).
+
+    Raises
+    ------
+    ValueError
+        Slices would leave the machine unencrypted, and nobody said that they may.
 
     Attributes
     ----------
@@ -97,7 +105,12 @@ class Client:
         *,
         patience_s: float = 60.0,
         secure: Callable[[zmq.Socket[bytes]], None] | None = None,
+        allow_unencrypted_remote: bool = False,
     ) -> None:
+        if secure is None and not allow_unencrypted_remote and not _stays_here(endpoint):
+            raise ValueError(
+                f"{endpoint} is not loopback: give secure, which sets keys, or allow_unencrypted_remote=True"
+            )
         self.instrument = instrument
         self.run_id = run_id or f"{time.time_ns()}-{os.getpid()}"
         self.n_acknowledged = 0
@@ -318,3 +331,15 @@ class Client:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
+
+
+def _stays_here(endpoint: str) -> bool:
+    """Whether only this machine can reach an endpoint."""
+    scheme, _, address = endpoint.partition("://")
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if scheme != "tcp" or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

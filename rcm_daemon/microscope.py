@@ -54,11 +54,12 @@ class Place:
     acknowledged: bool = False
     server_key: str = "daemon"
 
-    def check(self, *, allow_unencrypted_remote: bool) -> None:
-        """Refuse to send where others can listen and nothing is encrypted, unless that is wanted."""
-        demand_curve(
-            self.endpoint, locked=self.key is not None, allow_unencrypted_remote=allow_unencrypted_remote
-        )
+    def check(self, *others: str, allow_unencrypted_remote: bool) -> None:
+        """Refuse to talk where others can listen and nothing is encrypted, unless that is wanted."""
+        for endpoint in (self.endpoint, *others):
+            demand_curve(
+                endpoint, locked=self.key is not None, allow_unencrypted_remote=allow_unencrypted_remote
+            )
 
 
 def phantom_plan(phantom: Phantom) -> StackPlan:
@@ -158,7 +159,13 @@ def _player(place: Place) -> Iterator[Player]:
         secure = curve.secure if curve is not None else None
         run_id = _new_run_id()
         try:
-            with Client(place.endpoint, place.instrument, run_id, secure=secure) as client:
+            with Client(
+                place.endpoint,
+                place.instrument,
+                run_id,
+                secure=secure,
+                allow_unencrypted_remote=True,  # or `Place.check` would have refused
+            ) as client:
                 _say(f"sending to {place.endpoint} once it answers")
                 yield Player(place.instrument, run_id, lambda message: _post(client, message))
             for refusal in client.refusals:

@@ -65,8 +65,9 @@ class Rehearsal:
             return
         try:
             self._go_through(*self._piece)
-        except Exception:
-            log.exception("a rehearsal failed and is given up until the next slice")
+        except Exception as error:
+            # Its text may quote an id.
+            log.error("a rehearsal failed (%s) and is given up until the next slice", type(error).__name__)
             self._piece = None
         self._rhythm.rehearsed(begun_s, time.monotonic())
         self.n_passes += 1

@@ -86,6 +86,14 @@ def damage_noted(folder: Path) -> Iterator[None]:
         raise JournalDamagedError(suspect_journal(folder, str(error))) from error
 
 
+def forget_put_aside(path: Path, older_than_s: int) -> None:
+    """Delete damaged journals that were put aside and last written before a time; they hold ids too."""
+    for aside in path.parent.glob(f"{path.stem}.damaged-*.db*"):
+        with contextlib.suppress(OSError):
+            if aside.stat().st_mtime < older_than_s:
+                aside.unlink()
+
+
 def _fresh(path: Path) -> Path:
     """Return where the new journal is written until it is whole."""
     return path.with_name(f"{path.stem}.salvaged.db")

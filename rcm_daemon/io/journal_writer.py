@@ -6,12 +6,12 @@ import logging
 import sqlite3
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from rcm_daemon.io.journal import is_damage
 from rcm_daemon.io.journal_check import JournalCheck
-from rcm_daemon.io.journal_salvage import suspect_journal
+from rcm_daemon.io.journal_salvage import forget_put_aside, suspect_journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,13 +93,21 @@ class JournalWriter:
         self._journal.close()
 
     def _run(self) -> None:
-        while (rows := self._batches.get()) is not None:
+        while (rows := self._next_batch()) is not None:
             while not self._write(rows):
                 if self._closing.wait(RETRY_S):
                     return
             self._written.set()
             self._wake()
             self._prune()
+
+    def _next_batch(self) -> list[Row] | None:
+        """Wait for a batch, and forget what is old meanwhile: a daemon that idles keeps no ids for longer."""
+        while True:
+            try:
+                return self._batches.get(timeout=PRUNE_EVERY_S)
+            except Empty:
+                self._prune()
 
     def _write(self, rows: list[Row]) -> bool:
         try:
@@ -125,7 +133,9 @@ class JournalWriter:
         if time.monotonic() < self._next_prune_s:
             return
         try:
-            n_forgotten = self._journal.prune(int(time.time() - self.keep_days * 86_400), self.max_bytes)
+            oldest_s = int(time.time() - self.keep_days * 86_400)
+            forget_put_aside(self._journal.path, oldest_s)
+            n_forgotten = self._journal.prune(oldest_s, self.max_bytes)
         except sqlite3.Error as error:
             if is_damage(error, reading=False):
                 self._suspect(str(error))

@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zmq
@@ -25,6 +26,9 @@ from tiny_bundle import FIELD, write_bundle
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.client import Client
+from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.records import STRATA
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
 N_SLICES = 12
 N_PICTURES = 40
@@ -131,13 +135,30 @@ class Watcher(threading.Thread):
         self.join(PATIENCE_S)
 
 
-def expected_results(bundle: Path) -> list[np.ndarray]:
-    """Probabilities of an undisturbed run for stacks 0 to N_PICTURES - 1; later ones repeat them."""
+def expected_results(bundle: Path) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """What an undisturbed run gives for stacks 0 to N_PICTURES - 1; later ones repeat them.
+
+    Probabilities, and what is read off them.
+    """
     networks = Networks.open(load_verified(bundle), "cpu")
     embeddings = networks.embed_many(np.stack([picture(seed, FIELD) for seed in range(N_PICTURES)]))
     z_um, weight = np.arange(N_SLICES) * 3.0, np.ones(N_SLICES)
     places = (np.arange(N_PICTURES)[:, None] + np.arange(N_SLICES)) % N_PICTURES
-    return [networks.label(embeddings[row], z_um, weight) for row in places]
+    return [_read_off(networks, embeddings[row], z_um, weight) for row in places]
+
+
+def _read_off(
+    networks: Networks, embeddings: np.ndarray, z_um: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    slices = (
+        EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(zip(z_um, embeddings, strict=True))
+    )
+    given = networks.recur(embeddings, z_um, weight)
+    estimate = Estimation().estimate(PartialStack(tuple(slices)), given)
+    read: dict[str, Any] = {"label": [STRATA[label] for label in estimate.labels.tolist()]}
+    for name, boundary in zip(("epidermis_dej", "dej_dermis"), estimate.boundaries, strict=True):
+        read |= {f"{name}_found": boundary.found, f"{name}_um": boundary.um}
+    return given.probabilities, read
 
 
 def run_kills(folder: Path, n_kills: int, seed: int, enough: threading.Event) -> KillReport:
@@ -168,6 +189,9 @@ def run_kills(folder: Path, n_kills: int, seed: int, enough: threading.Event) ->
         daemon = Daemon(folder, bundle, *options, await_ready=False)
         if stream.next_answer():
             report.daemon_s.append(time.monotonic() - killed_s)
+    n_made = report.n_daemon_kills + report.n_worker_kills
+    if n_made < n_kills and not enough.is_set():
+        report.faults.append(f"{n_kills} kills were to be made, {n_made} were: no answer came any more")
     stream.finish()
     watcher.finish()
     report.faults += watcher.faults
@@ -197,7 +221,9 @@ def kill_worker(daemon: Daemon) -> float:
         time.sleep(0.005)  # or asking would be most of what is measured
 
 
-def _judge(report: KillReport, stream: Stream, folder: Path, expected: list[np.ndarray]) -> None:
+def _judge(
+    report: KillReport, stream: Stream, folder: Path, expected: list[tuple[np.ndarray, dict[str, Any]]]
+) -> None:
     if stream.is_alive() or stream.fault:
         report.faults.append(stream.fault or "the controller hangs")
     report.faults += [f"refused: {refusal}" for refusal in stream.client.refusals]
@@ -237,8 +263,12 @@ def _judge(report: KillReport, stream: Stream, folder: Path, expected: list[np.n
         }
         if found != wanted:
             report.faults.append(f"stack {number}: {found}")
-        elif np.abs(np.array(message["probability"]) - expected[number % N_PICTURES]).max() > 1e-6:
+            continue
+        probabilities, read = expected[number % N_PICTURES]
+        if np.abs(np.array(message["probability"]) - probabilities).max() > 1e-6:
             report.faults.append(f"stack {number} has other probabilities than an undisturbed run")
+        if {key: message[key] for key in read} != read:
+            report.faults.append(f"stack {number} has other labels or boundaries than an undisturbed run")
 
 
 if __name__ == "__main__":

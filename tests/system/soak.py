@@ -44,6 +44,7 @@ PUBLISHED_FPS = 10.0
 SAMPLE_EVERY_S = 10.0
 WARM_UP_MINUTES, LONGEST_WARM_UP_SHARE = 10.0, 1 / 3
 MAX_GROWTH_MB_AN_HOUR = 1.0
+MAX_MORE_DESCRIPTORS = 3
 PATIENCE_S = 120.0
 
 
@@ -79,6 +80,14 @@ class SoakReport:
         counts = [sample.n_descriptors for sample in self.steady]
         half = max(1, len(counts) // 2)
         return min(counts[:half]), min(counts[-half:])
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is wrong, and, where it went on long enough to be told, nothing grows."""
+        first, last = self.n_descriptors
+        is_flat = last - first <= MAX_MORE_DESCRIPTORS
+        grows = self.minutes > WARM_UP_MINUTES and self.growth.mb_an_hour >= MAX_GROWTH_MB_AN_HOUR
+        return not self.faults and is_flat and not grows
 
     def __str__(self) -> str:
         lines = [
@@ -270,4 +279,4 @@ def _account(report: SoakReport, folder: Path, senders: list[Acknowledged], publ
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         print(outcome := run_soak(Path(name), float(sys.argv[1])))
-    sys.exit(bool(outcome.faults))
+    sys.exit(not outcome.is_good)

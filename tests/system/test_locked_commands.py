@@ -59,7 +59,13 @@ def test_watch_and_simulate_with_keys(tmp_path, bundle, locks):
 
 @pytest.mark.hazard("H64")
 @pytest.mark.parametrize(
-    "command", [["watch", "tcp://192.0.2.1:6781"], ["simulate", "phantom", "--bind", "tcp://0.0.0.0:6780"]]
+    "command",
+    [
+        ["watch", "tcp://192.0.2.1:6781"],
+        ["simulate", "phantom", "--bind", "tcp://0.0.0.0:6780"],
+        ["simulate", "phantom", "--transport", "dealer", "--connect", "tcp://192.0.2.1:6783"],
+        ["simulate", "phantom", "--follow-advice", "--results", "tcp://192.0.2.1:6781"],
+    ],
 )
 def test_watch_and_simulate_refuse_to_talk_in_the_clear_to_others(command):
     done = rcm(*command)

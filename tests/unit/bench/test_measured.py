@@ -28,6 +28,12 @@ def measured_run(n_slices=20, growth_ms=0.1):
     return measured
 
 
+def test_the_daemon_is_compared_with_a_cnn_that_never_pauses_too():
+    found = measured_run().fields()["bare_over_and_over"]
+    assert found["p50_ms"] == 6.0
+    assert found["end to end - this, p50 ms"] == pytest.approx(12.0 + 0.1 * 10.5 - 6.0)
+
+
 def test_percentiles_lie_between_the_times_and_the_first_is_the_first():
     times = [50.0, *map(float, range(1, 100))]
     summary = summarise(times)

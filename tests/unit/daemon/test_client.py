@@ -88,6 +88,24 @@ def begin(client, answerer, credit=4):
             answerer.answer(*answerer.take(), credit=credit)
 
 
+@pytest.mark.hazard("H64")
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://192.0.2.1:6783", "tcp://scope.example:6783", "tcp://[2001:db8::1]:6783"]
+)
+def test_nothing_leaves_the_machine_in_the_clear_unless_that_is_wanted(endpoint):
+    with pytest.raises(ValueError, match="is not loopback: give secure"):
+        Client(endpoint, "m1")
+    Client(endpoint, "m1", allow_unencrypted_remote=True).close()
+    Client(endpoint, "m1", secure=lambda _socket: None).close()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.2:1", "tcp://localhost:1", "tcp://[::1]:1", "ipc:///tmp/x"]
+)
+def test_on_one_machine_no_keys_are_needed(endpoint):
+    Client(endpoint, "m1").close()
+
+
 def test_its_messages_are_what_the_wire_wants(client, answerer):
     begin(client, answerer)
     image = np.arange(24, dtype=np.uint16).reshape(4, 6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from rcm_daemon.core.instrument import Instrument
 from rcm_daemon.core.records import StackEnd, StackStart
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.errors import ConfigurationError
+from rcm_daemon.io import journal_writer
 from rcm_daemon.io.journal import Journal
-from rcm_daemon.io.journal_salvage import open_journal
+from rcm_daemon.io.journal_salvage import forget_put_aside, open_journal
+from rcm_daemon.io.journal_writer import JournalWriter
 
 
 @pytest.fixture
@@ -236,3 +240,38 @@ def test_a_reader_beside_the_writer_sees_what_is_committed(journal):
     reader = Journal(journal.path, read_only=True)
     assert assert_same_slices(reader, 1, range(5)) == [0, 1, 2, 3, 4]
     reader.close()
+
+
+class Counted(Journal):
+    """A journal that tells when it forgets."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.pruned = threading.Semaphore(0)
+
+    def prune(self, older_than_s, max_bytes):
+        n_forgotten = super().prune(older_than_s, max_bytes)
+        self.pruned.release()
+        return n_forgotten
+
+
+def test_what_is_old_is_forgotten_while_nothing_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_writer, "PRUNE_EVERY_S", 0.01)
+    journal = Counted(tmp_path / "journal.db")
+    writer = JournalWriter(journal, lambda: None, 90.0, 10**9)
+    writer.start()
+    for _ in range(3):
+        assert journal.pruned.acquire(timeout=60)
+    writer.close()
+
+
+def test_journals_put_aside_are_forgotten_like_stacks(tmp_path):
+    path = tmp_path / "journal.db"
+    for name, time_s in (("journal.damaged-1.db", 10), ("journal.damaged-1.db-wal", 10)):
+        (tmp_path / name).write_bytes(b"ids")
+        os.utime(tmp_path / name, (time_s, time_s))
+    for kept in (path, tmp_path / "journal.damaged-2.db", tmp_path / "lock"):
+        kept.write_bytes(b"")
+        os.utime(kept, (30, 30) if "damaged" in kept.name else (10, 10))
+    forget_put_aside(path, 20)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.damaged-2.db", "journal.db", "lock"]
