@@ -337,9 +337,9 @@ def _stays_here(endpoint: str) -> bool:
     """Whether only this machine can reach an endpoint."""
     scheme, _, address = endpoint.partition("://")
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    if scheme != "tcp" or host == "localhost":
+    if scheme in ("ipc", "inproc") or host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return scheme == "tcp" and ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

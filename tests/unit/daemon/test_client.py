@@ -90,7 +90,13 @@ def begin(client, answerer, credit=4):
 
 @pytest.mark.hazard("H64")
 @pytest.mark.parametrize(
-    "endpoint", ["tcp://192.0.2.1:6783", "tcp://scope.example:6783", "tcp://[2001:db8::1]:6783"]
+    "endpoint",
+    [
+        "tcp://192.0.2.1:6783",
+        "tcp://scope.example:6783",
+        "tcp://[2001:db8::1]:6783",
+        "tcp://127.0.0.1:0;192.0.2.1:6783",
+    ],
 )
 def test_nothing_leaves_the_machine_in_the_clear_unless_that_is_wanted(endpoint):
     with pytest.raises(ValueError, match="is not loopback: give secure"):
