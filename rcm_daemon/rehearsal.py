@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rcm_daemon")
 
+POLL_S = 0.001
+"""The daemon's sockets are waited for in whole milliseconds: a pass is rather made too early by one."""
+
 
 class Rehearsal:
     """Reads the last slice's message again, estimates its stack and writes the result, all for nothing.
@@ -56,7 +59,8 @@ class Rehearsal:
         """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made."""
         if self._piece is not None and self._piece[1].stack.state != "open":
             self._piece = None
-        return self._rhythm.wait_s(now_s) if self._piece is not None else None
+        wait_s = self._rhythm.wait_s(now_s) if self._piece is not None else None
+        return max(0.0, wait_s - POLL_S) if wait_s is not None else None
 
     def make_pass(self) -> None:
         """Make a pass, if one is due; no fault of it is a fault of the daemon."""

@@ -17,7 +17,7 @@ EARLIEST_S = 0.001
 """A slice is not expected earlier than its time by more than so many median deviations and this."""
 MOST_UNSURE_S = 0.008
 """After a longer wait little would be left of a rehearsal."""
-REHEARSAL_SHARE = 0.4
+REHEARSAL_SHARE = 0.5
 N_PASSES = 8
 MARGIN = 1.05
 """A rehearsal may take so much longer than its passes took the last time."""
@@ -46,7 +46,7 @@ class Rhythm:
         self._last_s: float | None = None
         self._intervals_s: deque[float] = deque(maxlen=N_INTERVALS)
         self._took_s = [0.0] * N_PASSES  # each pass, when it was made last; 0 = never yet
-        self._begin_s = self._end_s = 0.0
+        self._longest_s = self._end_s = 0.0
         self.n_left = 0
 
     def arrived(self, now_s: float) -> None:
@@ -70,8 +70,7 @@ class Rhythm:
             n -= 1
         if n < N_PASSES:
             self._took_s = [FORGET * took_s for took_s in self._took_s]
-        self.n_left = n
-        self._begin_s, self._end_s = end_s - (MARGIN * self._takes_s(n) or longest_s), end_s
+        self.n_left, self._longest_s, self._end_s = n, longest_s, end_s
 
     def _takes_s(self, n: int) -> float:
         """Expect the last n passes to take what they took before, one never made what the longest took."""
@@ -81,11 +80,13 @@ class Rhythm:
     def wait_s(self, now_s: float) -> float | None:
         """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made.
 
+        Each is to be begun as late as those still to be made allow, so that the last one ends when it should.
         Where it has become too late for all of them the last are made, since they do most.
         """
-        while self.n_left and max(now_s, self._begin_s) + self._takes_s(self.n_left) > self._end_s:
+        while self.n_left and now_s + self._takes_s(self.n_left) > self._end_s:
             self.n_left -= 1
-        return max(0.0, self._begin_s - now_s) if self.n_left else None
+        takes_s = MARGIN * self._takes_s(self.n_left) or self._longest_s
+        return max(0.0, self._end_s - takes_s - now_s) if self.n_left else None
 
     def rehearsed(self, begun_s: float, now_s: float) -> None:
         """Note that a pass was made."""

@@ -54,7 +54,7 @@ def test_all_passes_are_made_just_before_the_next_slice():
         made = rehearse(rhythm, now_s, takes_s)
     assert len(made) == N_PASSES
     end_s = now_s + 0.1 - EARLIEST_S
-    assert end_s - (MARGIN - 1) * sum(takes_s) - 1e-9 <= made[-1][1] <= end_s
+    assert end_s - (MARGIN - 1) * takes_s[-1] - 1e-9 <= made[-1][1] <= end_s
 
 
 def test_where_time_is_short_the_last_passes_are_made_for_they_do_most():
@@ -146,7 +146,7 @@ def test_where_a_rehearsal_begins_late_its_last_passes_are_made():
         rehearse(rhythm, 100.0 + 0.1 * i, [0.004] * N_PASSES)
     rhythm.arrived(101.0)
     late_s = 101.1 - EARLIEST_S - 0.0181
-    assert rhythm.wait_s(late_s) == 0
+    assert rhythm.wait_s(late_s) == pytest.approx(0.0181 - MARGIN * 4 * 0.004)
     assert rhythm.n_left == 4
 
 

@@ -59,7 +59,7 @@ def soon(monkeypatch):
     """The clock stands where a pass is due."""
 
     def set_clock(now_s: float) -> None:
-        monkeypatch.setattr("rcm_daemon.rehearsal.time.monotonic", lambda: now_s)
+        monkeypatch.setattr("rcm_daemon.rehearsal.time.monotonic", lambda: now_s + 1e-6)
 
     return set_clock
 
