@@ -268,6 +268,9 @@ def test_a_dead_authenticator_lets_nobody_in_and_trips_the_watchdog(tmp_path, bu
     requester.send(b'{"htype": "get_health"}')
     health = json.loads(requester.recv())
     assert health["ready"] is False
+    while not sum(health["refused_count"]):  # counted, as soon as the loop has seen it
+        requester.send(b'{"htype": "get_health"}')
+        health = json.loads(requester.recv())
     manager.drain()
     manager.socket.settimeout(2.5)  # the loop turns once a second at least
     stream.goes_on()
