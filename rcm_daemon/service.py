@@ -58,7 +58,7 @@ SWITCH_S = 0.0005
 """The journal's thread gives way to the loop after this; by default it would be after 5 ms."""
 GIVE_WAY_S = 0.0002
 """After a result the loop stands aside for so long: threads that carry it to its reader, here and there, may
-have been put on this core, and would wait there until the account is taken down (0.5 ms later, p50)."""
+have been put on this core, and would wait there until the account is taken down (decision 21)."""
 LOOP_S = 1.0
 """At least this often the loop turns, so that the watchdog is fed and idle stacks are seen."""
 

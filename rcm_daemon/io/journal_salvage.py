@@ -92,6 +92,7 @@ def forget_put_aside(path: Path, older_than_s: int) -> None:
         with contextlib.suppress(OSError):
             if aside.stat().st_mtime < older_than_s:
                 aside.unlink()
+                log.info("forgotten, as stacks of its age are: %s", aside.name)
 
 
 def _fresh(path: Path) -> Path:
