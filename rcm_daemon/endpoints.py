@@ -10,14 +10,15 @@ import zmq
 
 from rcm_daemon.io.control import ControlSocket
 from rcm_daemon.io.door import Door
-from rcm_daemon.io.ingest import IngestSocket
+from rcm_daemon.io.ingest import IngestSocket, Received
 from rcm_daemon.io.line import Line
 from rcm_daemon.io.results import ResultsSocket
 from rcm_daemon.io.sockets import Context, bind_control, bind_ingest, bind_results, connect_slices, rebind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from rcm_daemon.core.acknowledgement import Reply
     from rcm_daemon.io.curve import CurveServer
     from rcm_daemon.io.sockets import Socket
     from rcm_daemon.settings import Settings
@@ -88,6 +89,19 @@ class Endpoints:
             for socket in polled:
                 self._poller.register(socket, zmq.POLLIN)
         return {socket for socket, _ in self._poller.poll(patience_ms)}
+
+    def receive(self, ready: set[Any]) -> Iterator[Received]:
+        """Read a message from each of the sockets that slices come by and that are ready."""
+        for socket, key in self.slices.items():
+            if socket in ready:
+                yield Received(b"", key, socket.recv_multipart(copy=False))
+        if self.ingest is not None and self.ingest.socket in ready:
+            yield self.ingest.receive()
+
+    def acknowledge(self, reply: Reply) -> None:
+        """Answer whoever sent a message by acknowledged ingest; others get no answer."""
+        if self.ingest is not None and reply.peer:
+            self.ingest.answer(reply)
 
     def keep_watch(self, ready: set[Any]) -> None:
         """Account for refused connections, and send away subscribers whose key has been revoked."""

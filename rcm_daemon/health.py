@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rcm_daemon.publishing import Publishing
     from rcm_daemon.recording import Recording
     from rcm_daemon.rehearsal import Rehearsal
+    from rcm_daemon.settings import Settings
     from rcm_daemon.vitals import Vitals
 
 log = logging.getLogger("rcm_daemon")
@@ -96,4 +97,16 @@ class Health:
             "rejected_count": [counts.rejections[name] for name in sorted(counts.rejections)],
             "refused_connection": [f"{name}/{reason}" for name, reason in sorted(door.refused)],
             "refused_count": [door.refused[which] for which in sorted(door.refused)],
+        }
+
+    def told_when_ready(self, settings: Settings) -> dict[str, Any]:
+        """Return what the daemon logs once it serves: with what, how, and where."""
+        known = self.fields()
+        return {
+            "bundle": known["bundle_name"],
+            "digest": known["bundle_digest"][:12],
+            **{key: known[key] for key in ("provider", "variant", "variant_reason", "n_threads")},
+            "results": settings.results_bind,
+            "control": settings.control_bind,
+            "ingest": settings.ingest_bind,
         }

@@ -12,6 +12,7 @@ from rcm_daemon.core.wire import parse
 
 if TYPE_CHECKING:
     from rcm_daemon.bundles import Bundles
+    from rcm_daemon.core.stack import Acquisition
     from rcm_daemon.inference import Labelled
 
 log = logging.getLogger("rcm_daemon")
@@ -42,6 +43,7 @@ class Rehearsal:
         self._is_on = share > 0
         self._frames: list[Any] = []
         self._piece: tuple[list[Any], Labelled] | None = None
+        self._given_up: Acquisition | None = None
         self.n_passes = 0
 
     def came(self, frames: list[Any], now_s: float) -> None:
@@ -52,7 +54,7 @@ class Rehearsal:
 
     def labelled(self, last: Labelled) -> None:
         """Note what has been estimated without fault."""
-        if self._is_on:
+        if self._is_on and last.stack is not self._given_up:
             self._piece = self._frames, last
 
     def wait_s(self, now_s: float) -> float | None:
@@ -71,8 +73,10 @@ class Rehearsal:
             self._go_through(*self._piece)
         except Exception as error:
             # Its text may quote an id.
-            log.error("a rehearsal failed (%s) and is given up until the next slice", type(error).__name__)
-            self._piece = None
+            log.error(
+                "a rehearsal failed (%s), there are none for the rest of its stack", type(error).__name__
+            )
+            self._given_up, self._piece = self._piece[1].stack, None
         self._rhythm.rehearsed(begun_s, time.monotonic())
         self.n_passes += 1
 

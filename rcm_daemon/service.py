@@ -136,12 +136,7 @@ class Service:
         gc.collect()
         gc.freeze()  # what is there now stays, and need not be looked through again and again
         self._vitals.ready()
-        known, settings = self._health.fields(), self._settings
-        told = {"bundle": known["bundle_name"], "digest": known["bundle_digest"][:12]}
-        told |= {key: known[key] for key in ("provider", "variant", "variant_reason", "n_threads")}
-        told |= {"results": settings.results_bind, "control": settings.control_bind}
-        told |= {"ingest": settings.ingest_bind}
-        log.info("ready", extra=told)
+        log.info("ready", extra=self._health.told_when_ready(self._settings))
         drain_until_s = None
         while True:
             n_waiting = self._inference.n_waiting
@@ -164,11 +159,7 @@ class Service:
         if not ready and not self._inference.n_waiting:
             self._rehearsal.make_pass()
         endpoints.keep_watch(ready)
-        for socket, key in endpoints.slices.items():
-            if socket in ready:
-                self._on_frames(socket.recv_multipart(copy=False), key)
-        if endpoints.ingest is not None and endpoints.ingest.socket in ready:
-            received = endpoints.ingest.receive()
+        for received in endpoints.receive(ready):
             self._on_frames(received.frames, received.key, received.peer)
         for desk in list(self._inference.desks):
             while outcomes := desk.advance(time.monotonic()):
@@ -192,7 +183,7 @@ class Service:
             self._recording.note(stack.instrument, [stack])
             self._publish(stack, Latency())
         for reply in self._recording.advance():
-            self._acknowledge(reply)
+            self._endpoints.acknowledge(reply)
         if not self._inference.n_waiting and self._recording.is_settled:
             self._heap.rest(time.monotonic(), self._counts.n_messages)
 
@@ -244,7 +235,7 @@ class Service:
                 self._report(rejection, self._ledger.refuse(rejection), peer)
             else:
                 self._counts.refuse(rejection)
-                self._acknowledge(Reply.refusal(peer, rejection))
+                self._endpoints.acknowledge(Reply.refusal(peer, rejection))
             return
         self._counts.n_slices += isinstance(message, Slice)
         try:
@@ -280,13 +271,9 @@ class Service:
             stacks = [reporting] if reporting is not None else []
             self._recording.note(rejection.origin.instrument, stacks, reply)
         elif reply is not None:
-            self._acknowledge(reply)
+            self._endpoints.acknowledge(reply)
         if reporting is not None:
             self._publish(reporting, Latency())
-
-    def _acknowledge(self, reply: Reply) -> None:
-        if self._endpoints.ingest is not None and reply.peer:
-            self._endpoints.ingest.answer(reply)
 
     # --- inference ---
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/hazards.md"
@@ -44,6 +44,14 @@ def _marks_in(node: ast.AST, place: str) -> Iterator[tuple[str, str]]:
             yield place, ast.literal_eval(argument)
     for child in ast.iter_child_nodes(node):
         yield from _marks_in(child, place)
+
+
+def drift(rows: Iterable[str], marked: Iterable[str]) -> list[str]:
+    """Say what the page and the marks do not have in common, each once, in order; nothing = no drift."""
+    rows, marked = set(rows), set(marked)
+    return [f"{row} has no test" for row in sorted(rows - marked)] + [
+        f"{mark} marks a test but has no row" for mark in sorted(marked - rows)
+    ]
 
 
 def listing() -> str:

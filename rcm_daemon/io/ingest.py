@@ -19,7 +19,7 @@ log = logging.getLogger("rcm_daemon")
 
 @dataclass(frozen=True)
 class Received:
-    """One multipart message: who is to be answered, whose key it came with, and its frames."""
+    """One multipart message: who is to be answered (empty: nobody), whose key it came with, its frames."""
 
     peer: bytes
     key: bytes | None

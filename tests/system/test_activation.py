@@ -15,6 +15,8 @@ from sender import Sender, picture
 from tiny_bundle import FIELD, cnn_bytes, write_bundle
 
 from rcm_daemon.bundle.manifest import bundle_digest
+from rcm_daemon.bundle.signature import new_signing_key
+from rcm_daemon.bundle.verify import sign_bundle
 
 
 @pytest.fixture
@@ -112,6 +114,22 @@ def test_a_bad_bundle_is_refused_mid_stack_and_the_old_one_goes_on(tmp_path, fol
     last = results.until(n_slices=3)
     assert (last["bundle_digest"], last["n_lost"], last["n_rejected"]) == (digest_of(folders[0]), 0, 0)
     assert daemon.ask({"htype": "list_bundles"})["active"] == "tiny@1.0.0"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H44")
+def test_where_bundles_must_be_signed_an_unsigned_one_is_not_activated(tmp_path, folders):
+    configured, others = folders
+    key = tmp_path / "signing"
+    new_signing_key(key)
+    sign_bundle(configured, key)
+    daemon = Daemon(tmp_path, configured, "--bundle-dir", str(others), RCM_BUNDLE_PUBLIC_KEY=f"{key}.pub")
+    answer = activate(daemon, "tiny@2.0.0")
+    assert answer["htype"] == "error"
+    assert "must be signed with the configured key" in answer["error"]
+    assert daemon.ask({"htype": "list_bundles"})["active"] == "tiny@1.0.0"
+    sign_bundle(others / "good", key)
+    assert activate(daemon, "tiny@2.0.0")["htype"] == "activated"
     assert daemon.stop() == 0
 
 

@@ -14,9 +14,15 @@ def test_every_row_of_the_catalogue_is_there_once():
 
 
 def test_every_row_has_a_test_and_every_mark_a_row():
-    rows, marked = set(hazards.rows()), set(hazards.marks())
-    assert rows - marked == set(), "rows without a test"
-    assert marked - rows == set(), "marks without a row"
+    assert hazards.drift(hazards.rows(), hazards.marks()) == []
+
+
+def test_drift_is_seen_from_both_sides():
+    rows, marked = hazards.rows(), hazards.marks()
+    assert hazards.drift(rows, [mark for mark in marked if mark != "H07"]) == ["H07 has no test"]
+    assert hazards.drift([*rows, "H65"], marked) == ["H65 has no test"]
+    assert hazards.drift(rows, [*marked, "H99"]) == ["H99 marks a test but has no row"]
+    assert hazards.drift([row for row in rows if row != "H07"], marked) == ["H07 marks a test but has no row"]
 
 
 def test_the_list_of_tests_is_fresh():

@@ -102,7 +102,7 @@ def test_a_slice_that_displaces_an_open_stack_is_rehearsed_once_it_is_labelled(r
     assert not caplog.records
 
 
-def test_a_fault_is_logged_and_ends_the_rehearsal_only(rehearsal, soon, caplog):
+def test_a_fault_is_logged_once_and_ends_the_rehearsals_of_its_stack_only(rehearsal, soon, caplog):
     last_s = come_regularly(rehearsal, "a")
     wrong = labelled(stack_named("a"))
     rehearsal.labelled(Labelled(wrong.stack, wrong.partial, Recurrence(np.zeros((1, 3))), ()))
@@ -112,6 +112,8 @@ def test_a_fault_is_logged_and_ends_the_rehearsal_only(rehearsal, soon, caplog):
     assert "a rehearsal failed" in caplog.text
     assert rehearsal.wait_s(last_s) is None
     rehearsal.labelled(labelled(wrong.stack))
+    assert rehearsal.wait_s(last_s) is None
+    rehearsal.labelled(labelled(stack_named("b")))
     assert rehearsal.wait_s(last_s) is not None
 
 
