@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import select
 import time
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from rcm_daemon.bundle.signature import read_public_key
 from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.core.message import Source
 from rcm_daemon.core.pipeline import Estimation
-from rcm_daemon.errors import BundleError
+from rcm_daemon.errors import BundleError, ConfigurationError
 from rcm_daemon.inference import NotOpened, Opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from rcm_daemon.bundle.channel import BundleInfo
@@ -109,8 +111,12 @@ class Bundles:
         desk = self._desks.get(digest)
         if desk is None and (found := self._find(digest)) is not None:
             # As the stack began, whatever would be chosen now.
-            desk = self._open(found.folder, digest, variant=found.variant_of(digest))
-            self._desks[digest] = desk
+            try:
+                desk = self._desks[digest] = self._open(
+                    found.folder, digest, variant=found.variant_of(digest)
+                )
+            except BundleError as error:
+                log.error("a bundle that stacks began with cannot be served", extra={"reason": str(error)})
         return desk
 
     @property
@@ -131,26 +137,29 @@ class Bundles:
         """Return what can be activated, the active one among it, as `name@version`."""
         return sorted({self.active_name} | {candidate.name for candidate in self._candidates()})
 
-    def await_active(self) -> None:
+    def await_active(self, on_progress: Callable[[], None]) -> None:
         """Wait until the active bundle is served; if the one activated last cannot be, the configured one is.
+
+        `on_progress` is called now and then.
 
         Raises
         ------
         BundleError
             It cannot be.
         """
-        complaint = self._await(self.active)
+        complaint = self._await(self.active, on_progress)
         if complaint and self._is_remembered:
             log.error("the bundle activated last cannot be served", extra={"reason": complaint})
             self.active = self._open(resolve_bundle(self._settings.bundle))
-            complaint = self._await(self.active)
+            complaint = self._await(self.active, on_progress)
         if complaint:
             raise BundleError(complaint)
 
-    def await_opened(self, digest: str) -> None:
+    def await_opened(self, digest: str, on_progress: Callable[[], None]) -> None:
         """Wait until a bundle that stacks began with is served, or known not to be."""
         desk = self.desk_of(digest)
-        if desk is not None and desk.supervisor.bundle is None and (complaint := self._await(desk)):
+        is_opening = desk is not None and desk.supervisor.bundle is None
+        if desk is not None and is_opening and (complaint := self._await(desk, on_progress)):
             log.error("a bundle that stacks began with cannot be served", extra={"reason": complaint})
 
     def begin_activation(self, name: str, asker: Asker) -> None:
@@ -207,9 +216,10 @@ class Bundles:
                 del self._desks[digest]
                 self._inference.close(desk)
 
-    def _await(self, desk: Desk) -> str:
+    def _await(self, desk: Desk, on_progress: Callable[[], None]) -> str:
         """Return why a bundle cannot be served, empty once it is."""
         while True:
+            on_progress()
             due_s = desk.next_due_s
             patience_s = 1.0 if due_s is None else max(0.0, min(1.0, due_s - time.monotonic()))
             select.select([self._inference], [], [], patience_s)
@@ -224,6 +234,8 @@ class Bundles:
     def _open_first(self) -> Desk:
         """Open the bundle that was activated last, unless another one has been configured since."""
         folder = resolve_bundle(self._settings.bundle)
+        if (key := self._settings.bundle_public_key) is not None:
+            read_public_key(key)  # at a start a key that cannot be read is a faulty setting
         try:
             remembered = json.loads(self._state_dir.recall(ACTIVE_FILE) or "{}")
             if remembered.get("configured") == bundle_digest(read_manifest_bytes(folder)):
@@ -247,8 +259,18 @@ class Bundles:
     def _open(
         self, folder: Path, digest: str = "", *, checked: bool = False, variant: VariantName | None = None
     ) -> Desk:
+        """Start a worker on a bundle.
+
+        Raises
+        ------
+        BundleError
+            The public key cannot be read now, or no process can be started.
+        """
         settings = self._settings
-        public_key = read_public_key(key).hex() if (key := settings.bundle_public_key) is not None else ""
+        try:
+            public_key = read_public_key(key).hex() if (key := settings.bundle_public_key) is not None else ""
+        except ConfigurationError as error:
+            raise BundleError(str(error)) from error
         launch = Launch(
             str(folder),
             settings.provider,
@@ -260,7 +282,10 @@ class Bundles:
             spin_us=settings.spin_us,
             rehearsal_share=settings.rehearsal_share,
         )
-        return self._inference.open(launch, time.monotonic())
+        try:
+            return self._inference.open(launch, time.monotonic())
+        except OSError as error:
+            raise BundleError(f"no worker can be started for {folder} ({error.strerror})") from error
 
     def _find(self, digest: str) -> Candidate | None:
         shipped = _candidate(default_bundle_path())
@@ -272,7 +297,7 @@ class Bundles:
         folders = [resolve_bundle(self._settings.bundle)]
         if (folder := self._settings.bundle_dir) is not None:
             try:
-                folders += sorted(path for path in folder.expanduser().iterdir() if path.is_dir())
+                folders += sorted(path for path in folder.expanduser().iterdir() if os.path.isdir(path))
             except OSError as error:
                 log.error("the bundle folder cannot be read (%s)", error.strerror)
         return [found for path in folders if (found := _candidate(path)) is not None]

@@ -203,7 +203,10 @@ class Client:
             "msg_number": self._next_number,
             **keys,
         }
-        frames = [json.dumps(header).encode()]
+        try:
+            frames = [json.dumps(header, allow_nan=False).encode()]
+        except ValueError as error:  # such a message the daemon could not even read the number of
+            raise ValueError(f"the numbers of a {htype} must be finite, got {header}") from error
         self.post(self._next_number, frames if blob is None else [*frames, blob])
 
     # --- sending until acknowledged ---
@@ -297,14 +300,23 @@ class Client:
         number = answer["msg_number"]
         if answer["of"] == "heartbeat":  # which bears the number of the message before it
             return
+        if number == -1 and answer["status"] == "rejected":  # it could not be read which one this is
+            unread = self._refusal(answer)
+            if unread not in self.refusals:
+                self.refusals.append(unread)
+            return
         if answer["run_id"] != self.run_id or self._unanswered.pop(number, None) is None:
             return  # of a message that was sent twice and answered before
         if number in self._unsent:
             self._unsent.remove(number)
         self.n_acknowledged += 1
         if answer["status"] in ("rejected", "conflict"):
-            keys = ("stack_id", "index", "status", "error")
-            self.refusals.append(Refusal(number, **{key: answer[key] for key in keys}))
+            self.refusals.append(self._refusal(answer))
+
+    @staticmethod
+    def _refusal(answer: dict[str, Any]) -> Refusal:
+        keys = ("msg_number", "stack_id", "index", "status", "error")
+        return Refusal(**{key: answer[key] for key in keys})
 
     def _saw_disconnection(self) -> bool:
         seen = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,8 @@ class Endpoints:
         """Read a message from each of the sockets that slices come by and that are ready."""
         for socket, key in self.slices.items():
             if socket in ready:
-                yield Received(b"", key, socket.recv_multipart(copy=False))
+                with contextlib.suppress(zmq.Again):  # the connection has been given up since it was ready
+                    yield Received(b"", key, socket.recv_multipart(zmq.DONTWAIT, copy=False))
         if self.ingest is not None and self.ingest.socket in ready:
             yield self.ingest.receive()
 

@@ -77,6 +77,7 @@ class Health:
             "n_slices": counts.n_slices,
             "n_rejected": counts.rejections.total(),
             "n_lost": self.ledger.n_lost_now,
+            "n_forgotten": self.ledger.n_forgotten,
             "provider": source.provider,
             "bundle_name": source.bundle_name,
             "bundle_digest": source.bundle_digest,

@@ -154,7 +154,7 @@ class Desk:
     def next_due_s(self) -> float | None:
         """When `advance` must be called at the latest (monotonic)."""
         times = [] if self.supervisor.due_s is None else [self.supervisor.due_s]
-        if self._in_hand is None and self._slices:
+        if self.supervisor.is_free and self._slices:
             times += [u.since_s + COALESCE_S for u in self._unlabelled.values()]
         return min(times, default=None)
 

@@ -19,7 +19,7 @@ from rcm_daemon.core.commit_order import CommitOrder, Entry
 from rcm_daemon.core.ended import Ended
 from rcm_daemon.core.instrument import Instrument
 from rcm_daemon.core.rejection import Origin, Rejection, Rule
-from rcm_daemon.errors import JournalDamagedError
+from rcm_daemon.errors import JournalDamagedError, RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,10 +98,12 @@ class Recording:
         stacks: Iterable[Acquisition] = (),
         reply: Reply | None = None,
         slice_: tuple[Acquisition, int] | None = None,
+        repeats: tuple[int, int] | None = None,
     ) -> None:
         """Write down an instrument and some of its stacks as they are now.
 
-        `slice_` is what has to be embedded before this, and all that comes after it, can be written.
+        `slice_` is what has to be embedded before this, and all that comes after it, can be written;
+        `repeats` is the acquisition's number and the index of the slice that the message repeats.
         """
         entry = Entry(instrument, replies=[reply] if reply is not None else [])
         known = self._ledger.instrument(instrument)
@@ -116,6 +118,8 @@ class Recording:
             self._order.add_slice(slice_[0].number, slice_[1], entry)
         elif entry.rows or entry.replies:
             self._order.add(entry)
+            if repeats is not None and reply is not None:
+                self._order.follow(*repeats, reply)
 
     def embedded(self, stack: Acquisition, new: EmbeddedSlice) -> None:
         """Write down an accepted slice's embedding."""
@@ -126,18 +130,17 @@ class Recording:
 
     def refused(self, stack: Acquisition, index: int, error: str) -> None:
         """Write down that an accepted slice turned out unusable."""
-        if not self.settle_refused(stack, index, error):  # it was written as accepted
+        if not self.settle_refused(stack, index, error):  # it is written as accepted
             rows: list[Row] = [DroppedSliceRow(stack.number, index), StackRow.of(stack)]
             self._order.add(Entry(stack.instrument, rows + self._new_rejections(stack)))
 
     def settle_refused(self, stack: Acquisition, index: int, error: str) -> bool:
-        """Write that down, and answer who waits, if the slice is not written yet; whether it was not."""
+        """Write that down if the slice has no embedding yet, and refuse who waits; whether it had none."""
+        self._order.refuse(stack.number, index, error)
         entry = self._order.settle(stack.number, index)
         if entry is None:
             return False
         entry.rows += self._new_rejections(stack)
-        for reply in entry.replies:
-            reply.refuse(error)
         return True
 
     def result(self, stack: Acquisition, message: str) -> None:
@@ -153,9 +156,13 @@ class Recording:
         ------
         JournalDamagedError
             The journal has turned out damaged.
+        RcmError
+            Nothing would ever be written again.
         """
         if self.writer.damage:
             raise JournalDamagedError(self.writer.damage)
+        if self.writer.death:
+            raise RcmError(self.writer.death)
         while self._unprinted:  # whether it can be written or not: until then the whole slice is kept
             _ = self._unprinted.pop().fingerprint
         due: list[Reply] = []
@@ -194,13 +201,14 @@ class Recording:
             self._instrument_rows[row.name] = row
             self._ledger.adopt(row.name, row.restore())
         has_result = journal.has_result()
-        accounts = sorted(journal.stacks().items())
+        stacks = journal.stacks()
+        accounts = sorted(stacks.items())
         last = {fields["instrument"]: number for number, fields in accounts}
         restored = []
         for number, fields in accounts:
             known = self._ledger.instrument(fields["instrument"])
             if known is None:
-                known = Instrument(fields["run_id"])
+                known = Instrument(stacks[last[fields["instrument"]]]["run_id"])
                 self._ledger.adopt(fields["instrument"], known)
             goes_on = number not in has_result or number == last[fields["instrument"]]
             if not goes_on:
@@ -223,6 +231,6 @@ class Recording:
                 detail = "a slice that was stored is damaged on disk; it may be sent again"
                 origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id)
                 stack.note_rejection(Rejection(Rule.DAMAGED, detail, origin))
-            restored.append(Restored(stack, embedded, number in has_result and not n_damaged))
+            restored.append(Restored(stack, embedded, number in has_result))
         self._ledger.next_number = journal.next_number()
         return restored

@@ -19,6 +19,7 @@ from rcm_daemon.core.pseudonyms import Pseudonyms
 from rcm_daemon.core.records import Slice
 from rcm_daemon.core.rejection import Rejection, Rule
 from rcm_daemon.core.wire import parse
+from rcm_daemon.dormant import Dormant
 from rcm_daemon.endpoints import Endpoints
 from rcm_daemon.errors import InferenceError
 from rcm_daemon.health import Counts, Health
@@ -86,7 +87,6 @@ class Service:
         self._state_dir = StateDir(settings.state_dir)
         self._wakeup = Wakeup()
         self._heap = Heap()
-        self._dormant: dict[int, list[EmbeddedSlice]] = {}
         self._ledger = Ledger(settings.idle_timeout_s, settings.max_instruments)
         self._inference = Inference(settings.slice_timeout_s)
         # From here on: who is told to stop while loading stops cleanly once loaded.
@@ -95,6 +95,7 @@ class Service:
             undo.callback(self._state_dir.close)
             undo.callback(self._inference.close_all)
             self._bundles = Bundles(self._inference, settings, self._state_dir)
+            self._dormant = Dormant(self._bundles)
             self._rehearsal = Rehearsal(self._bundles, settings.rehearsal_share)
             pseudonyms = Pseudonyms(self._state_dir.salt())
             self._counts = Counts(pseudonyms)
@@ -191,11 +192,10 @@ class Service:
 
     def _await_bundles(self) -> None:
         """Wait until the bundles of all restored stacks are served, or known not to be."""
-        self._bundles.await_active()
+        self._bundles.await_active(self._vitals.starting)
         self._ledger.bundle_digest = self._bundles.active_digest
-        for restored in self._recording.restored:
-            if not restored.has_result:
-                self._bundles.await_opened(restored.stack.bundle_digest)
+        for digest in {one.stack.bundle_digest for one in self._recording.restored if not one.has_result}:
+            self._bundles.await_opened(digest, self._vitals.starting)
 
     def _restore(self) -> None:
         """Go on with the stacks of the journal."""
@@ -204,7 +204,7 @@ class Service:
             stack = restored.stack
             n_open += not restored.has_result
             if restored.has_result:
-                self._dormant[stack.number] = restored.embedded
+                self._dormant.lay(stack, restored.embedded)
             elif restored.embedded:
                 self._label_again(stack, restored.embedded)
             else:
@@ -251,7 +251,7 @@ class Service:
             slice_ = (stack, message.header.index)
             desk = self._bundles.desk_of(stack.bundle_digest)
             if desk is not None:  # the worker begins at once, the account is taken down meanwhile
-                self._wake_up(stack)
+                self._dormant.wake(stack)
                 desk.embed(SliceJob(stack, message, received_ns))
                 desk.give_next(time.monotonic())
                 self._rehearsal.came(frames, received_ns / 1e9)
@@ -259,7 +259,8 @@ class Service:
             if desk is None:
                 self._abandon(stack)
         else:
-            self._recording.note(instrument, outcome.changed, reply)
+            repeats = self._ledger.slice_of(message) if isinstance(message, Slice) else None
+            self._recording.note(instrument, outcome.changed, reply, repeats=repeats)
         for changed in outcome.changed:
             self._publish(changed, Latency())
 
@@ -297,10 +298,11 @@ class Service:
 
     def _on_labelled(self, outcome: Labelled) -> None:
         stack, partial = outcome.stack, outcome.partial
+        self._dormant.woken(stack)
         estimation = self._bundles.estimation(stack.bundle_digest)
         try:
             estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)))
-        except InferenceError as error:
+        except (InferenceError, ArithmeticError, ValueError) as error:
             for one in outcome.new:
                 self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))
         else:
@@ -331,20 +333,26 @@ class Service:
             self._abandon(stack)
 
     def _abandon(self, stack: Acquisition) -> None:
-        """End a stack whose bundle is gone; what was embedded of it stays in the journal."""
+        """End a stack whose bundle is gone; what was embedded of it stays in the journal.
+
+        Where it has a result, that stays too, and what came since is refused.
+        """
         detail = f"bundle {stack.bundle_digest[:12]}, with which its stack began, is gone"
         log.error("stack abandoned", extra={"instrument": stack.instrument, "reason": detail})
-        for rejection in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail):
+        kept = self._dormant.kept(stack)
+        for rejection in self._ledger.abandon(stack, Rule.BUNDLE_GONE, detail, kept):
             self._counts.refuse(rejection)
             self._recording.settle_refused(stack, rejection.origin.index, str(rejection))
         self._recording.note(stack.instrument, [stack])
-        self._publish(stack, Latency())
+        self._dormant.lie_down(stack)
+        if not kept:
+            self._publish(stack, Latency())
 
     # --- results out ---
 
     def _publish(self, stack: Acquisition, latency: Latency) -> None:
         """Publish a stack, and write down its final state; one restored after its end is labelled first."""
-        if self._wake_up(stack):
+        if self._dormant.wake(stack):
             return
         source = self._bundles.source(stack.bundle_digest)
         n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
@@ -352,14 +360,6 @@ class Service:
         if message.state != "open":
             self._recording.result(stack, message.to_json())
             self._retire()
-
-    def _wake_up(self, stack: Acquisition) -> bool:
-        """Have a stack labelled that ended before the restart; whether its message follows from that."""
-        embedded = self._dormant.pop(stack.number, None)
-        if not embedded:
-            return False
-        self._label_again(stack, embedded)
-        return True
 
     def _retire(self) -> None:
         self._bundles.retire({stack.bundle_digest for stack in self._ledger.open_stacks()})

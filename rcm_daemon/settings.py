@@ -16,6 +16,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from rcm_daemon.bundle.execution import SPIN_US, ProviderChoice, VariantChoice
@@ -227,6 +228,8 @@ def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings
             name = ".".join(str(part) for part in fault["loc"])
             message = fault["msg"].removeprefix("Value error, ")
             faults.append(f"{name}: {message}, got {fault['input']!r}" if name else message)
+    except SettingsError as error:  # a structured one in the environment that is no JSON
+        faults.append(f"a setting of several values must be JSON ({error})")
     if faults:
         raise ConfigurationError(faults)
     return settings

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcm_daemon.bundle.golden import golden_difference, read_golden
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.estimator import monotone_estimate
 from rcm_daemon.errors import RcmError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rcm_daemon.bundle.execution import ProviderChoice, ProviderName
     from rcm_daemon.bundle.manifest import OtherVariant
     from rcm_daemon.bundle.verify import VerifiedBundle
+    from rcm_daemon.core.pipeline import Recurrence
 
 PROBABILITY_TOLERANCE = 1e-4
 """Largest difference of a probability; the recurrent network always runs on the CPU in float32."""
@@ -124,7 +126,7 @@ def _describe_networks(networks: Networks) -> CheckItem:
 def _check_recurrence(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
     golden = read_golden(bundle)
     found = networks.recur(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
-    items = []
+    items = [_check_estimator(golden, found, networks)] if networks.estimator_parameters else []
     for name, values in vars(found).items():
         if values is None:
             continue
@@ -139,3 +141,18 @@ def _check_recurrence(bundle: VerifiedBundle, networks: Networks) -> list[CheckI
             )
         )
     return items
+
+
+def _check_estimator(golden: dict[str, Any], found: Recurrence, networks: Networks) -> CheckItem:
+    """Estimate every prefix of the golden stack: parameters that obey every rule may still allow nothing."""
+    parameters = networks.estimator_parameters
+    if parameters is None or found.evidence is None:
+        return CheckItem("estimator", False, "it needs evidence, the recurrent network gives none")
+    z_um, weight = golden["stack_z_um"].astype(np.float64), golden["stack_weight"]
+    try:
+        for n in range(1, len(z_um) + 1):
+            given = z_um[:n], weight[:n], found.probabilities[:n], found.evidence[:n]
+            monotone_estimate(*given, parameters)
+    except (RcmError, ArithmeticError, ValueError) as error:
+        return CheckItem("estimator", False, f"stack of {n} slices: {error}")
+    return CheckItem("estimator", True, f"estimates every one of {len(z_um)} prefixes")

@@ -196,7 +196,7 @@ def _fault(location: tuple[int | str, ...], message: str) -> str:
 def read_manifest_bytes(folder: Path) -> bytes:
     """Bytes of `folder`/manifest.json; BundleError when there is none, it is a link, or it is too long."""
     path = folder / MANIFEST_FILE
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False, too, where the folder may not be looked into
         raise BundleError(f"a bundle must be a folder with {MANIFEST_FILE}, found no folder at {folder}")
     return read_plain_file(path, MAX_MANIFEST_BYTES)
 
@@ -206,7 +206,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        found = "a link" if path.is_symlink() else (error.strerror or "an error")
+        found = "a link" if os.path.islink(path) else (error.strerror or "an error")
         raise BundleError(f"a bundle holds plain readable files, got {found.lower()} at {path}") from error
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +112,15 @@ class Networks:
         execution = Execution(provider, variant, n_threads, spin_us)
         rcn = open_session(bundle.files["rcn.onnx"], "rcn.onnx", "cpu", 1)
         if provider == "auto":
+            fault = ""
             if not cuda_fault():
-                with contextlib.suppress(BundleError, InferenceError):
+                try:
                     return cls._on("cuda", bundle, rcn, execution)
-            return cls._on("cpu", bundle, rcn, execution)
+                except (BundleError, InferenceError) as error:
+                    fault = f"; on the CPU, for CUDA is there but failed ({error})"
+            networks = cls._on("cpu", bundle, rcn, execution)
+            networks.reason += fault
+            return networks
         fault = FAULTS[provider]()
         if fault:
             raise BundleError(f"provider {provider} needs {NEEDS[provider]}, but {fault}")

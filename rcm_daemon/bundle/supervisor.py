@@ -208,6 +208,9 @@ class Supervisor:
         if fields["kind"] == "ready":
             del fields["kind"]
             found = BundleInfo(**fields)
+            if self.bundle is not None and found.provider != self.bundle.provider:
+                change = f"{self.bundle.provider} to {found.provider}"
+                log.warning("a new worker has changed from %s: %s", change, found.reason)
             self.bundle = replace(found, reason=self.bundle.reason) if self.bundle is not None else found
             # Golden vectors are a matter of the first start; a later one is to be quick.
             # What was chosen stays chosen: embeddings of two variants must not meet in one stack.

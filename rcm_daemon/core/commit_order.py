@@ -27,6 +27,7 @@ class Entry:
     replies: list[Reply] = field(default_factory=list)
     is_complete: bool = True
     n_rows_allowed: int = 64
+    slice_: tuple[int, int] | None = None
 
     def absorb(self, later: Entry) -> None:
         """Take over the entry that comes next; rows that others replace are dropped now and then."""
@@ -37,12 +38,20 @@ class Entry:
             self.n_rows_allowed = max(64, 2 * len(self.rows))
 
 
+@dataclass
+class _Slice:
+    """A slice not taken to be written yet: its entry, and the replies that stand or fall with it."""
+
+    entry: Entry
+    replies: list[Reply]
+
+
 class CommitOrder:
     """Entries of all instruments that are not on disk yet."""
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[Entry]] = {}
-        self._slices: dict[tuple[int, int], Entry] = {}
+        self._slices: dict[tuple[int, int], _Slice] = {}
         self.n_entries = 0
 
     def add(self, entry: Entry) -> None:
@@ -56,23 +65,39 @@ class CommitOrder:
 
     def add_slice(self, number: int, index: int, entry: Entry) -> None:
         """Take an entry that is complete once slice `index` of acquisition `number` is settled."""
-        entry.is_complete = False
-        self._slices[number, index] = entry
+        entry.is_complete, entry.slice_ = False, (number, index)
+        self._slices[number, index] = _Slice(entry, [*entry.replies])
         self.add(entry)
+
+    def follow(self, number: int, index: int, reply: Reply) -> None:
+        """Have the answer to a repetition, in an entry of its own, refused too should the slice be."""
+        if (waiting := self._slices.get((number, index))) is not None:
+            waiting.replies.append(reply)
 
     def settle(self, number: int, index: int) -> Entry | None:
         """Return the entry of a slice that is settled now, to be filled in; None where it has been before."""
-        entry = self._slices.pop((number, index), None)
-        if entry is not None:
-            entry.is_complete = True
-        return entry
+        waiting = self._slices.get((number, index))
+        if waiting is None or waiting.entry.is_complete:
+            return None
+        waiting.entry.is_complete = True
+        return waiting.entry
+
+    def refuse(self, number: int, index: int, error: str) -> None:
+        """Turn the answers to a slice into refusals, as long as it has not been taken to be written."""
+        if (waiting := self._slices.get((number, index))) is not None:
+            for reply in waiting.replies:
+                reply.refuse(error)
 
     def take(self) -> list[Entry]:
         """Return what can be written now, in order."""
         taken = []
         for instrument, queue in list(self._queues.items()):
             while queue and queue[0].is_complete:
-                taken.append(queue.popleft())
+                entry = queue.popleft()
+                taken.append(entry)
+                # One that was refused may have come again meanwhile.
+                if entry.slice_ is not None and self._slices[entry.slice_].entry is entry:
+                    del self._slices[entry.slice_]
             if not queue:
                 del self._queues[instrument]
         self.n_entries -= len(taken)

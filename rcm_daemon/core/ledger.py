@@ -16,6 +16,8 @@ from rcm_daemon.core.rejection import Origin, Rejection, Rule
 from rcm_daemon.core.stack import Acquisition, Received, State, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rcm_daemon.core.records import Message, SliceHeader, StrataEstimate
     from rcm_daemon.core.stack import PartialStack
 
@@ -72,6 +74,11 @@ class Ledger:
         """How many messages of all instruments' present runs are known to be lost."""
         return sum(known.numbering.n_lost for known in self._instruments.values())
 
+    @property
+    def n_forgotten(self) -> int:
+        """Ended stacks of all instruments that had to make room: what comes for them begins them anew."""
+        return sum(known.ended.n_forgotten for known in self._instruments.values())
+
     def instrument(self, name: str) -> Instrument | None:
         """Return what is known of an instrument."""
         return self._instruments.get(name)
@@ -80,11 +87,23 @@ class Ledger:
         """Take over an instrument as it was before a restart."""
         self._instruments[name] = known
 
-    def abandon(self, stack: Acquisition, rule: Rule, detail: str) -> list[Rejection]:
-        """End a stack whose slices in hand can no longer be labelled; they are refused."""
-        rejections = [self.unusable(stack, index, rule, detail) for index in sorted(stack.pending)]
-        self._close(self._instruments[stack.instrument], stack, "abandoned")
+    def abandon(
+        self, stack: Acquisition, rule: Rule, detail: str, kept: Collection[int] = ()
+    ) -> list[Rejection]:
+        """End a stack whose slices in hand can no longer be labelled; they are refused.
+
+        Not those that are `kept`, for there is a result of them; then a stack that has ended stays as it is.
+        """
+        lost = sorted(stack.pending.difference(kept))
+        rejections = [self.unusable(stack, index, rule, detail) for index in lost]
+        if not kept or stack.ended == "open":
+            self._close(self._instruments[stack.instrument], stack, "abandoned")
         return rejections
+
+    def slice_of(self, message: Slice) -> tuple[int, int] | None:
+        """Return acquisition number and index of the slice that the message just taken is, or repeats."""
+        recent = self._instruments[message.header.instrument].recent.get(message.header.msg_number)
+        return recent.slice_ if recent is not None else None
 
     def open_stacks(self) -> list[Acquisition]:
         """Return the open acquisitions, one an instrument at most."""
@@ -209,7 +228,9 @@ class Ledger:
             outcome = self._end(known, message, origin, now_s)
         else:
             outcome = self._slice(known, message, origin, now_s)
-        slice_ = (outcome.embed.number, origin.index) if outcome.embed is not None else None
+        current = known.current
+        is_current = current is not None and current.stack_id == origin.stack_id and origin.htype == "slice"
+        slice_ = (current.number, origin.index) if current is not None and is_current else None
         known.take(origin.msg_number, Recent(mark, outcome.status == "conflict", slice_))
         return outcome
 
@@ -323,7 +344,8 @@ class Ledger:
     def _displace(self, known: Instrument) -> list[Acquisition]:
         """End the open stack because another begins: without its end, only what proves whole is complete.
 
-        Proof is the planned count, or, where none was given, that no message was lost since the stack opened.
+        Proof is the planned count, or, where none was given, that no message was lost since the stack opened,
+        in one and the same run: what another run's messages were, its numbers do not say.
         """
         open_ = known.open
         if open_ is None:
@@ -331,7 +353,8 @@ class Ledger:
         # By index: a refused slice that came again in good order is one slice, and not every refusal is one.
         n_accounted_for = len(open_.received.keys() | {i for i in open_.rejected_index if i >= 0})
         counted = n_accounted_for >= open_.n_expected > 0
-        gapless = not open_.n_expected and known.numbering.n_lost <= open_.n_lost_before
+        one_run = known.run_id == open_.run_id == open_.first_run_id
+        gapless = not open_.n_expected and one_run and known.numbering.n_lost <= open_.n_lost_before
         whole = not open_.missing_index and (counted or gapless)
         self._close(known, open_, "complete" if whole else "incomplete")
         return [open_]

@@ -19,7 +19,6 @@ Shapes: n slices, F depths ahead, G = n + F + 1 gaps.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -210,7 +209,7 @@ def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, F
     scale = prior.thickness_scale_um
     column = _exp((below_first_um - prior.thickness_um) / -scale)
     row = _exp(place / scale)
-    cut = 1.0 / (1.0 + math.exp(-(prior.thinnest_um - prior.thickness_um) / scale))
+    (cut,) = _logistic(np.array([(prior.thinnest_um - prior.thickness_um) / scale]))
     within = np.multiply.outer(row, column)
     within += 1.0
     np.reciprocal(within, out=within)

@@ -23,6 +23,8 @@ log = logging.getLogger("rcm_daemon")
 
 RETRY_S = 1.0
 PRUNE_EVERY_S = 60.0
+PATIENCE_S = 10.0
+"""A disk that has not taken a batch for so long is reported; it may yet."""
 
 
 class JournalWriter:
@@ -39,10 +41,10 @@ class JournalWriter:
 
     Attributes
     ----------
-    fault
-        Why nothing is written at the moment, as one sentence; empty while it is.
     damage
         That the file turned out damaged, and what happens at the next start; empty while it has not.
+    death
+        Why the thread has ended, after which nothing would ever be written; empty while it has not.
     """
 
     def __init__(self, journal: Journal, wake: Callable[[], None], keep_days: float, max_bytes: int) -> None:
@@ -50,12 +52,13 @@ class JournalWriter:
         self._wake = wake
         self.keep_days = keep_days
         self.max_bytes = max_bytes
-        self.fault = self.damage = ""
+        self._fault = self.damage = self.death = ""
         self._check = JournalCheck(journal.path, self._suspect)
         self._batches: SimpleQueue[list[Row] | None] = SimpleQueue()
         self._written = threading.Event()
         self._closing = threading.Event()
         self._is_busy = False
+        self._submitted_s = 0.0
         self._next_prune_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
@@ -65,6 +68,14 @@ class JournalWriter:
         self._check.start()
 
     @property
+    def fault(self) -> str:
+        """Why nothing is written at the moment, as one sentence; empty while it is."""
+        waited_s = time.monotonic() - self._submitted_s
+        if self._fault or not self._is_busy or self._written.is_set() or waited_s < PATIENCE_S:
+            return self._fault
+        return f"the disk has not taken the journal's last batch for {waited_s:.0f} s"
+
+    @property
     def is_free(self) -> bool:
         """Whether a batch can be submitted."""
         return not self._is_busy
@@ -72,7 +83,7 @@ class JournalWriter:
     def submit(self, rows: list[Row]) -> None:
         """Have a batch written; only one at a time."""
         assert not self._is_busy  # noqa: S101
-        self._is_busy = True
+        self._is_busy, self._submitted_s = True, time.monotonic()
         self._batches.put(rows)
 
     def take_written(self) -> bool:
@@ -93,6 +104,13 @@ class JournalWriter:
         self._journal.close()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            self.death = f"the journal's thread has ended ({type(error).__name__}: {error})"
+            self._wake()
+
+    def _serve(self) -> None:
         while (rows := self._next_batch()) is not None:
             while not self._write(rows):
                 if self._closing.wait(RETRY_S):
@@ -115,14 +133,14 @@ class JournalWriter:
         except sqlite3.Error as error:
             if is_damage(error, reading=False):
                 self._suspect(str(error))
-            if not self.fault:
+            if not self._fault:
                 log.error("the journal cannot be written (%s): nothing is acknowledged until it can", error)
-                self.fault = f"the journal cannot be written ({error})"
+                self._fault = f"the journal cannot be written ({error})"
                 self._wake()
             return False
-        if self.fault:
+        if self._fault:
             log.warning("the journal is written again")
-            self.fault = ""
+            self._fault = ""
         return True
 
     def _suspect(self, damage: str) -> None:
@@ -136,8 +154,8 @@ class JournalWriter:
             oldest_s = int(time.time() - self.keep_days * 86_400)
             forget_put_aside(self._journal.path, oldest_s)
             n_forgotten = self._journal.prune(oldest_s, self.max_bytes)
-        except sqlite3.Error as error:
-            if is_damage(error, reading=False):
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error) and is_damage(error, reading=False):
                 self._suspect(str(error))
             log.error("the journal cannot be made smaller (%s)", error)
             n_forgotten = 0

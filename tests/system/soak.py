@@ -31,7 +31,6 @@ from soak_samples import Gate, Growth, Sample, growth, largest_step
 
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.client import Client
-from rcm_daemon.core.ended import MAX_ENDED_KEPT
 from rcm_daemon.io.heap import QUIET_S
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 SHAPE = (1_000, 1_000)
 N_PICTURES = 8
 N_SLICES = 40
+N_SHORT_STACKS = 400
 PUBLISHED_FPS = 10.0
 SAMPLE_EVERY_S = 10.0
 WARM_UP_MINUTES, LONGEST_WARM_UP_SHARE = 10.0, 1 / 3
@@ -114,8 +114,8 @@ def pictures() -> list[np.ndarray]:
 
 
 def lengths(minutes: float) -> Iterator[int]:
-    """Slices of each stack: one in the first ones, to fill what is known of ended stacks in the warm-up."""
-    yield from repeat(1, MAX_ENDED_KEPT if minutes > WARM_UP_MINUTES else 0)
+    """Slices of each stack: one in the first ones, to fill what is kept of ended stacks in the warm-up."""
+    yield from repeat(1, N_SHORT_STACKS if minutes > WARM_UP_MINUTES else 0)
     yield from repeat(N_SLICES)
 
 

@@ -21,7 +21,8 @@ class Disk:
     """Stands where the writer stands; what was submitted is written when it is told to."""
 
     def __init__(self, journal):
-        self.journal, self.rows, self.written, self.damage = journal, None, False, ""
+        self.journal, self.rows, self.written = journal, None, False
+        self.damage = self.death = ""
 
     @property
     def is_free(self):
@@ -58,6 +59,7 @@ class Life:
         self.journal = Journal(path)
         self.disk = Disk(self.journal)
         self.recording = Recording(self.ledger, self.journal, self.disk)
+        self.peer, self._n_peers = b"peer", 1
         self.waiting = []
         self.replies = []
         for restored in self.recording.restored:
@@ -75,31 +77,33 @@ class Life:
             if may_account(bound, rejection.origin.instrument):
                 return self.refuse(rejection, self.ledger.refuse(rejection))
             self.refused[rejection.rule] += 1
-            self.replies.append(Reply.refusal(b"peer", rejection))
+            self.replies.append(Reply.refusal(self.peer, rejection))
             return None
         try:
             outcome = self.ledger.accept(message, 0.0)
         except Rejection as rejection:
             return self.refuse(rejection, self.ledger.reports(rejection))
         status = "stored" if outcome.status == "accepted" else outcome.status
-        reply = Reply.to(b"peer", message, status)
+        reply = Reply.to(self.peer, message, status)
         if outcome.embed is not None and isinstance(message, Slice):
             slice_ = outcome.embed, message.header.index
             self.recording.note("m1", [*outcome.changed, outcome.embed], reply, slice_)
             self.waiting.append((outcome.embed, message.header))
         else:
-            self.recording.note("m1", outcome.changed, reply)
+            repeats = self.ledger.slice_of(message) if isinstance(message, Slice) else None
+            self.recording.note("m1", outcome.changed, reply, repeats=repeats)
         return None
 
     def refuse(self, rejection, stack):
         self.refused[rejection.rule] += 1
-        reply = Reply.refusal(b"peer", rejection)
+        reply = Reply.refusal(self.peer, rejection)
         if self.ledger.instrument(rejection.origin.instrument) is None:
             self.replies.append(reply)
         else:
             self.recording.note(rejection.origin.instrument, [stack] if stack else [], reply)
 
-    def embed(self, fails):
+    def embed(self, fails, *, unlabelled=False):
+        """Embed the next slice, or fail to; one that has its embedding may fail to be labelled at once."""
         stack, header = self.waiting.pop(0)
         if fails:
             self.ledger.unusable(stack, header.index, Rule.NOT_EMBEDDED, "no")
@@ -109,6 +113,8 @@ class Life:
             self.recording.embedded(
                 stack, EmbeddedSlice(header.index, header.z_um, np.full(4, header.index, np.float32))
             )
+            if unlabelled:
+                self.refuse_labelled(stack, header.index)
         if stack.state != "open":
             self.recording.result(stack, "{}")
 
@@ -117,8 +123,13 @@ class Life:
         self.ledger.unusable(stack, index, Rule.NOT_LABELLED, "no")
         self.recording.refused(stack, index, "R302 not_labelled: no")
 
+    def lose_replies(self):
+        """Whoever waited for answers has gone, and comes again as somebody else."""
+        self.peer, self._n_peers = b"peer %d" % self._n_peers, self._n_peers + 1
+        self.replies.clear()
+
     def turn(self):
-        self.replies += self.recording.advance()
+        self.replies += [reply for reply in self.recording.advance() if reply.peer == self.peer]
 
     def settle(self):
         while self.waiting:

@@ -198,3 +198,28 @@ def test_memory_is_bounded_while_nothing_can_be_written(life):
     assert life.recording.has_room
     life.settle()
     assert only_stack(life).n_rejected == 500
+
+
+@pytest.mark.parametrize("other_number", [False, True])
+def test_a_repetition_of_a_slice_that_then_fails_is_refused_with_it(life, other_number):
+    sender = Sender()
+    first = sender.slice("s", 0, picture(0, SHAPE))
+    again = sender.slice("s", 0, picture(0, SHAPE)) if other_number else first
+    life.receive(first)
+    life.receive(again)
+    life.embed(fails=True)
+    life.settle()
+    assert answers(life) == [("slice", 0, "rejected"), ("slice", 0, "rejected")]
+    life.receive(again)
+    life.settle()
+    assert answers(life) == [("slice", 0, "stored")]
+    assert set(life.journal.slices(1)[0]) == {0}
+
+
+def test_a_slice_that_cannot_be_labelled_before_it_is_written_is_not_called_stored(life):
+    sender = Sender()
+    life.receive(sender.slice("s", 0, picture(0, SHAPE)))
+    life.embed(fails=False, unlabelled=True)
+    life.settle()
+    assert answers(life) == [("slice", 0, "rejected")]
+    assert life.journal.slices(1)[0] == {}
