@@ -32,6 +32,24 @@ def marks() -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
+def always_run() -> set[str]:
+    """Return the hazards that have a test which is not kept for `make slow`."""
+    found = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        tree = ast.parse(path.read_text())
+        slow = {f"f::{name}" for name in _slow_in(tree)}
+        found |= {hazard for place, hazard in _marks_in(tree, "f") if place not in slow}
+    return found
+
+
+def _slow_in(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of the tests that are marked slow."""
+    for node in ast.walk(tree):
+        decorators = getattr(node, "decorator_list", [])
+        if any(ast.unparse(decorator) == "pytest.mark.slow" for decorator in decorators):
+            yield node.name  # type: ignore[attr-defined]
+
+
 def _marks_in(node: ast.AST, place: str) -> Iterator[tuple[str, str]]:
     """Yield each mark with the innermost test around it, or the file where it stands outside of all."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

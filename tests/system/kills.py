@@ -34,6 +34,8 @@ N_SLICES = 12
 N_PICTURES = 40
 PACE_S = 0.004
 WORKER_SHARE = 0.2
+START_SHARE, START_S = 0.2, 1.5
+"""So many of the daemon's kills hit it within so long of its start, whether it serves by then or not."""
 PATIENCE_S = 120.0
 MAX_JUMP = 1_000
 """More results than a stack of N_SLICES ever has between two that a subscriber sees."""
@@ -41,19 +43,32 @@ MAX_JUMP = 1_000
 
 @dataclass
 class KillReport:
-    """What came of it; seconds from a kill to the next acknowledgement, or the next worker's first slice."""
+    """What came of it; seconds from a kill to the next acknowledgement, or the next worker's first slice.
+
+    Of the daemon's kills, `n_start_kills` came soon after its start and `n_unserved` of those before it had
+    answered anything; what they cut short never served and is in no latency.
+    """
 
     n_daemon_kills: int = 0
+    n_start_kills: int = 0
+    n_unserved: int = 0
     n_worker_kills: int = 0
     n_slices: int = 0
     faults: list[str] = field(default_factory=list)
     daemon_s: list[float] = field(default_factory=list)
     worker_s: list[float] = field(default_factory=list)
 
+    @property
+    def n_kills(self) -> int:
+        """All of them."""
+        return self.n_daemon_kills + self.n_worker_kills
+
     def __str__(self) -> str:
         lines = [
             f"{self.n_daemon_kills} kills of the daemon, {self.n_worker_kills} of its worker, "
-            f"{self.n_slices} slices acknowledged, {len(self.faults)} faults"
+            f"{self.n_slices} slices acknowledged, {len(self.faults)} faults",
+            f"{self.n_start_kills} kills of the daemon came within {START_S:g} s of its start, "
+            f"{self.n_unserved} of them before its first answer",
         ]
         for what, seconds in (("daemon", self.daemon_s), ("worker", self.worker_s)):
             if seconds:
@@ -173,9 +188,11 @@ def run_kills(folder: Path, n_kills: int, seed: int, enough: threading.Event) ->
     stream, watcher = Stream(endpoint), Watcher(results)
     watcher.start()
     stream.start()
-    for number in range(n_kills):
-        if number and number % 25 == 0:
-            print(f"{number} kills: {report}", file=sys.stderr, flush=True)
+    n_told = 25
+    while report.n_kills < n_kills:
+        if report.n_kills >= n_told:
+            print(f"{report.n_kills} kills: {report}", file=sys.stderr, flush=True)
+            n_told += 25
         if enough.is_set() or not stream.next_answer():
             break
         time.sleep(rng.uniform(0.0, 0.25))
@@ -183,15 +200,21 @@ def run_kills(folder: Path, n_kills: int, seed: int, enough: threading.Event) ->
             report.worker_s.append(kill_worker(daemon))
             report.n_worker_kills += 1
             continue
-        killed_s = time.monotonic()
-        daemon.kill()
-        report.n_daemon_kills += 1
+        killed_s = kill_daemon(daemon, report)
         daemon = Daemon(folder, bundle, *options, await_ready=False)
+        while report.n_kills < n_kills and rng.random() < START_SHARE:
+            n_before = stream.client.n_acknowledged
+            time.sleep(rng.uniform(0.0, START_S))
+            report.n_start_kills += 1
+            report.n_unserved += stream.client.n_acknowledged == n_before
+            killed_s = kill_daemon(daemon, report)
+            daemon = Daemon(folder, bundle, *options, await_ready=False)
         if stream.next_answer():
             report.daemon_s.append(time.monotonic() - killed_s)
-    n_made = report.n_daemon_kills + report.n_worker_kills
-    if n_made < n_kills and not enough.is_set():
-        report.faults.append(f"{n_kills} kills were to be made, {n_made} were: no answer came any more")
+    if report.n_kills < n_kills and not enough.is_set():
+        report.faults.append(
+            f"{n_kills} kills were to be made, {report.n_kills} were: no answer came any more"
+        )
     stream.finish()
     watcher.finish()
     report.faults += watcher.faults
@@ -204,6 +227,16 @@ def run_kills(folder: Path, n_kills: int, seed: int, enough: threading.Event) ->
     if report.faults:
         report.faults.append(daemon.log.read_text()[-2_000:])
     return report
+
+
+def kill_daemon(daemon: Daemon, report: KillReport) -> float:
+    """Return when it was killed; that it had ended before is a fault."""
+    killed_s = time.monotonic()
+    code = daemon.stop(signal.SIGKILL)
+    if code != -signal.SIGKILL:
+        report.faults.append(f"before it was killed the daemon had ended with {code}")
+    report.n_daemon_kills += 1
+    return killed_s
 
 
 def kill_worker(daemon: Daemon) -> float:

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zmq
@@ -151,7 +151,10 @@ class Acknowledged(threading.Thread):
 
 
 class Published(threading.Thread):
-    """An instrument that publishes at its own rate; what a full queue does not take is lost."""
+    """An instrument that publishes at its own rate; what a full queue does not take is lost.
+
+    It plans no number of slices, so that a result with one says that the stack's end has come.
+    """
 
     def __init__(self, daemon: Daemon, stop: threading.Event, gate: Gate, lengths: Iterator[int]) -> None:
         super().__init__(daemon=True)
@@ -159,15 +162,31 @@ class Published(threading.Thread):
         self._socket = daemon.controller()
         self._sender = Sender("published")
         self.n_slices: dict[str, int] = {}
+        self.fault = ""
         self._stop_soak = stop
 
+    @property
+    def n_sent(self) -> int:
+        """Numbered messages."""
+        return self._sender.next_number
+
+    def tell_number(self) -> None:
+        """Say how many messages there were, or the loss of the last ones could not be known."""
+        self._socket.send_multipart(self._sender.heartbeat())
+
     def run(self) -> None:
+        try:
+            self._publish()
+        except Exception as error:
+            self.fault = f"published ended: {error!r}"
+
+    def _publish(self) -> None:
         images = pictures()
         due_s = time.monotonic()
         while not self._stop_soak.is_set():
             name = f"stack {len(self.n_slices)}"
             self.n_slices[name] = n_slices = next(self._lengths)
-            self._socket.send_multipart(self._sender.start(name, n_slices, SHAPE))
+            self._socket.send_multipart(self._sender.start(name, shape=SHAPE))
             for index in range(n_slices):
                 self._gate.pass_by()
                 due_s = max(due_s, time.monotonic() - 1.0 / PUBLISHED_FPS)  # a rest is not made up for
@@ -241,39 +260,75 @@ def run_soak(folder: Path, minutes: float) -> SoakReport:
         if thread.is_alive():
             report.faults.append(f"{thread} hangs")
     never_reads.close(linger=0)
+    if not any(thread.is_alive() for thread in threads):
+        until_idle(daemon)
+        published.tell_number()
+        until_idle(daemon)
     health = daemon.ask({"htype": "get_health"})
+    still_open = daemon.ask({"htype": "get_state", "stack_id": ""})["stacks"]
     if health["n_worker_restarts"]:
         report.faults.append(f"{health['n_worker_restarts']} workers died")
     code = daemon.stop()
     if code != 0:
         report.faults.append(f"the daemon ended with {code}: {daemon.log.read_text()[-1_000:]}")
-    _account(report, folder, senders, published)
+    results = [*final_results(folder), *still_open]
+    for sender in senders:
+        own = [r for r in results if r["instrument"] == sender.client.instrument]
+        report.faults += account_acknowledged(sender, own)
+    own = [r for r in results if r["instrument"] == "published"]
+    report.faults += [published.fault] if published.fault else []
+    report.faults += account_published(own, published.n_slices)
+    report.faults += reckon(own, published.n_sent, health["n_lost"], health["n_rejected"])
+    report.n_lost_reported = health["n_lost"]
     return report
 
 
-def _account(report: SoakReport, folder: Path, senders: list[Acknowledged], published: Published) -> None:
+def final_results(folder: Path) -> list[dict[str, Any]]:
+    """Return those of all ended stacks, oldest first, out of the journal."""
     command = [sys.executable, "-m", "rcm_daemon", "stacks", "--json", "-"]
     command += ["--state-dir", str(folder / "state")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    for sender in senders:
-        report.faults += [sender.fault] if sender.fault else []
-        report.faults += [f"refused: {refusal}" for refusal in sender.client.refusals]
-        own = [r for r in results if r["instrument"] == sender.client.instrument]
-        n_found = sum(r["n_slices"] for r in own)
-        if n_found != sender.n_slices or any(r["state"] != "complete" for r in own):
-            report.faults.append(f"{sender.client.instrument} sent {sender.n_slices} slices, {n_found} came")
-    last_lost = 0
-    for result in (r for r in results if r["instrument"] == "published"):
-        # Of a stack that was lost from its start on nothing can be known but the number of messages.
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def account_acknowledged(sender: Acknowledged, results: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with the results of an instrument of which nothing may be lost."""
+    faults = [sender.fault] if sender.fault else []
+    faults += [f"refused: {refusal}" for refusal in sender.client.refusals]
+    n_found = sum(r["n_slices"] for r in results)
+    if not results or n_found != sender.n_slices or any(r["state"] != "complete" for r in results):
+        faults.append(f"{sender.client.instrument} sent {sender.n_slices} slices, {n_found} came")
+    return faults
+
+
+def account_published(results: list[dict[str, Any]], n_sent_of: dict[str, int]) -> list[str]:
+    """Return what is wrong with single stacks, of which `n_sent_of` slices were published."""
+    faults, last_lost = [], 0
+    for result in results:
         n_known = result["n_slices"] + result["n_missing"] + result["n_rejected"]
-        n_sent = published.n_slices[result["stack_id"]]
-        if n_known != n_sent:
-            report.faults.append(f"{result['stack_id']}: {n_known} of {n_sent} slices are accounted for")
+        n_sent = n_sent_of[result["stack_id"]]
+        # Of a stack whose end was lost, the last slices may be known as lost messages only.
+        if n_known != n_sent and (result["n_expected"] or n_known > n_sent):
+            faults.append(f"{result['stack_id']}: {n_known} of {n_sent} slices are accounted for")
         if result["n_lost"] - last_lost < result["n_missing"]:
-            report.faults.append(f"{result['stack_id']}: {result['n_missing']} missing, not reported as lost")
+            faults.append(f"{result['stack_id']}: {result['n_missing']} missing, not reported as lost")
         last_lost = result["n_lost"]
-    report.n_lost_reported = last_lost
+    return faults
+
+
+def reckon(results: list[dict[str, Any]], n_sent: int, n_lost: int, n_rejected: int) -> list[str]:
+    """Return what is wrong with the sum over the messages that were published.
+
+    Of each, one of three is to be known: a result holds it, it is reported as lost, or it was refused. Losses
+    and refusals are the daemon's, of all instruments, since the acknowledged ones may have none; a stack of
+    which everything was lost has no result.
+    """
+    if not results:
+        return [f"of {n_sent} messages published there is no result"]
+    n_taken = sum(r["n_slices"] + r["start_seen"] + (r["n_expected"] > 0) for r in results)
+    if n_taken + n_lost + n_rejected != n_sent:
+        return [f"{n_sent} published: {n_taken} in results, {n_lost} lost, {n_rejected} refused"]
+    return []
 
 
 if __name__ == "__main__":

@@ -130,6 +130,57 @@ def test_where_bundles_must_be_signed_an_unsigned_one_is_not_activated(tmp_path,
     assert daemon.ask({"htype": "list_bundles"})["active"] == "tiny@1.0.0"
     sign_bundle(others / "good", key)
     assert activate(daemon, "tiny@2.0.0")["htype"] == "activated"
+    (tmp_path / "signing.pub").unlink()  # while keys are exchanged, say
+    assert activate(daemon, "tiny@1.0.0")["htype"] == "error"
+    assert daemon.ask({"htype": "list_bundles"})["active"] == "tiny@2.0.0"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H45")
+def test_the_result_of_a_stack_whose_bundle_is_gone_stays_whatever_comes_for_it(tmp_path, folders):
+    configured, _ = folders
+    daemon = start(tmp_path, folders)
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    for index in range(3):
+        controller.send_multipart(sender.slice("a", index, picture(index, FIELD)))
+    controller.send_multipart(sender.end("a", 3))
+    results.until(stack_id="a", state="complete", n_slices=3)
+    assert daemon.stop() == 0
+    write_bundle(configured, kind="whole", version="1.1.0", cnn=cnn_bytes(bias=0.7))
+    daemon = start(tmp_path, folders)
+    results, controller = daemon.subscribe(), daemon.controller()
+    controller.send_multipart(sender.slice("a", 3, picture(3, FIELD)))  # refused: it has ended
+    controller.send_multipart(sender.slice("b", 0, picture(0, FIELD)))
+    results.until(stack_id="b", n_slices=1)
+    (kept,) = daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]
+    assert (kept["state"], kept["n_slices"], kept["label"]) == ("complete", 3, kept["label"])
+    assert len(kept["label"]) == 3
+    assert daemon.stop() == 0
+    daemon = start(tmp_path, folders)
+    (kept,) = daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]
+    assert (kept["state"], kept["n_slices"]) == ("complete", 3)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.hazard("H45")
+def test_a_slice_that_would_reopen_a_stack_whose_bundle_is_gone_is_refused_alone(tmp_path, folders):
+    configured, _ = folders
+    daemon = Daemon(tmp_path, configured, RCM_IDLE_TIMEOUT_S="1")
+    results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+    for index in range(3):
+        controller.send_multipart(sender.slice("a", index, picture(index, FIELD)))
+    results.until(stack_id="a", state="abandoned", n_slices=3)
+    assert daemon.stop() == 0
+    write_bundle(configured, kind="whole", version="1.1.0", cnn=cnn_bytes(bias=0.7))
+    daemon = Daemon(tmp_path, configured)
+    results, controller = daemon.subscribe(), daemon.controller()
+    controller.send_multipart(sender.slice("a", 3, picture(3, FIELD)))
+    controller.send_multipart(sender.slice("b", 0, picture(0, FIELD)))
+    results.until(stack_id="b", n_slices=1)
+    health = daemon.ask({"htype": "get_health"})
+    assert dict(zip(health["rejected_rule"], health["rejected_count"], strict=True)) == {"BUNDLE_GONE": 1}
+    (kept,) = daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]
+    assert (kept["state"], kept["n_slices"]) == ("abandoned", 3)
     assert daemon.stop() == 0
 
 

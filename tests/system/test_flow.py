@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from sender import Sender, picture
 from tiny_bundle import FIELD
 
 from rcm_daemon.client import Client
+from rcm_daemon.io.sockets import RESULTS_QUEUED
 
 FAULTS = str(Path(__file__).parents[1] / "faults")
 
@@ -52,40 +55,105 @@ def test_deadlines_hold_while_the_wall_clock_jumps(tmp_path, bundle):
     assert daemon.stop() == 0
 
 
+class Deaf:
+    """Two subscribers that do not read: one whose process is stopped, one that has not taken a result yet.
+
+    The stopped one is let go once heartbeats go unanswered. The other sends heartbeats of its own, and so
+    stays, with its queue full.
+    """
+
+    def __init__(self, daemon):
+        command = [sys.executable, "-m", "rcm_daemon", "watch", daemon.results]
+        self._stopped = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._socket = daemon.context.socket(zmq.SUB)
+        daemon.sockets.append(self._socket)
+        self._socket.linger, self._socket.rcvhwm = 0, 1
+        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 100, 600_000
+        self._socket.subscribe(b"strata.")
+        self._socket.connect(daemon.results)
+
+    def stop_reading(self):
+        """Return once both have been sent something: their subscriptions are in force."""
+        assert self._stopped.stdout.readline()
+        self._stopped.send_signal(signal.SIGSTOP)
+        assert self._socket.poll(PATIENCE_MS)
+
+    def next_seq(self):
+        assert self._socket.poll(PATIENCE_MS), "no result came"
+        return json.loads(self._socket.recv_multipart()[1])["seq"]
+
+    def leave(self):
+        self._socket.close()
+        self._stopped.kill()
+        self._stopped.wait()
+        self._stopped.stdout.close()
+
+
 @pytest.mark.hazard("H38")
 @pytest.mark.timeout(600)
 def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
-    """One never reads, one is stopped; more results than are queued for either. A third reads them all."""
+    """With their queue overflowing and, in turns, without them; another subscriber reads all results."""
+    n_rounds, n_slices, n_repeats = 4, 60, 50
     endpoint = free_endpoint()
     daemon = Daemon(tmp_path, bundle, "--ingest-bind", endpoint)
-    deaf = daemon.context.socket(zmq.SUB)
-    daemon.sockets.append(deaf)
-    deaf.rcvhwm = 1
-    deaf.subscribe(b"")
-    deaf.connect(daemon.results)
-    stopped = subprocess.Popen(
-        [sys.executable, "-m", "rcm_daemon", "watch", daemon.results], stdout=subprocess.PIPE, text=True
-    )
     reads = daemon.subscribe()
-    with Client(endpoint, "m1") as client:
-        client.start_stack("first", shape=FIELD, pixel_size_um=0.5)
+    stack = {"shape": FIELD, "pixel_size_um": 0.5, "n_slices": n_slices}
+
+    def send_stack(name):
+        """Each slice once the last one's result has come; gives `total_ms` and how long that took in all."""
+        client.start_stack(name, **stack)
+        latencies_ms = []
+        for index in range(n_slices):
+            image = picture(index, FIELD)
+            sent_s = time.monotonic()
+            client.send_slice(index, image, 3.0 * index)
+            total_ms = reads.until(stack_id=name, n_slices=index + 1)["total_ms"]
+            latencies_ms.append((total_ms, 1e3 * (time.monotonic() - sent_s)))
+        client.end_stack()
         client.wait()
-        assert stopped.stdout.readline()
-        stopped.send_signal(signal.SIGSTOP)
-        for number in range(20):
-            client.start_stack(f"s{number}", shape=FIELD, pixel_size_um=0.5)
-            for index in range(60):
-                client.send_slice(index, picture(index, FIELD), 3.0 * index)
-            client.end_stack()
+        final = reads.until(stack_id=name, state="complete")
+        assert (final["n_slices"], final["n_lost"]) == (n_slices, 0)
+        return latencies_ms
+
+    def overflow(name):
+        """Publish more than twice of what is queued: the last slice again and again, each a new result."""
+        client.start_stack(name, **stack)
+        for index in range(n_slices):
+            client.send_slice(index, picture(index, FIELD), 3.0 * index)
+        client.wait()
+        first = reads.until(stack_id=name, n_slices=n_slices)["seq"]
+        last = first
+        while last - first <= 2 * RESULTS_QUEUED:
+            for _ in range(n_repeats):
+                client.send_slice(n_slices - 1, picture(n_slices - 1, FIELD), 3.0 * (n_slices - 1))
             client.wait()
-            final = reads.until(stack_id=f"s{number}", state="complete")
-            assert (final["n_slices"], final["n_lost"]) == (60, 0)
+            last = reads.until(seq=last + n_repeats)["seq"]
+        return last - first
+
+    without_ms, with_ms = [], []
+    with Client(endpoint, "m1") as client:
+        send_stack("first")
+        for number in range(n_rounds):
+            without_ms += send_stack(f"without {number}")
+            deaf = Deaf(daemon)
+            client.start_stack(f"overflow {number}", **stack)
+            deaf.stop_reading()
+            assert overflow(f"overflow {number}") > RESULTS_QUEUED
+            with_ms += send_stack(f"with {number}")
+            # All that was queued it gets in the end, and of what came later only what is new.
+            kept = [deaf.next_seq() for _ in range(RESULTS_QUEUED)]
+            assert kept == list(range(kept[0], kept[0] + RESULTS_QUEUED))
+            send_stack(f"after {number}")
+            last = kept[-1]
+            while (seq := deaf.next_seq()) == last + 1:
+                last = seq
+            assert seq > last + 1
+            deaf.leave()
     assert client.refusals == []
     health = daemon.ask({"htype": "get_health"})
-    assert (health["n_cnn_runs"], health["n_waiting"]) == (1_200, 0)
-    stopped.kill()
-    stopped.wait()
-    stopped.stdout.close()
+    assert (health["n_cnn_runs"], health["n_waiting"]) == ((1 + 4 * n_rounds) * n_slices, 0)
+    usual_ms, burdened_ms = np.median(without_ms, axis=0), np.median(with_ms, axis=0)
+    assert (burdened_ms <= 1.5 * usual_ms + 2.0).all(), (usual_ms, burdened_ms)
     assert daemon.stop() == 0
 
 

@@ -17,6 +17,17 @@ def test_every_row_has_a_test_and_every_mark_a_row():
     assert hazards.drift(hazards.rows(), hazards.marks()) == []
 
 
+def test_every_row_has_a_test_that_is_always_run():
+    assert set(hazards.rows()) - hazards.always_run() == set()
+
+
+def test_a_slow_test_is_known_from_the_others():
+    import ast
+
+    text = "@pytest.mark.slow\ndef test_a(): ...\n\n@pytest.mark.timeout(9)\ndef test_b(): ..."
+    assert list(hazards._slow_in(ast.parse(text))) == ["test_a"]
+
+
 def test_drift_is_seen_from_both_sides():
     rows, marked = hazards.rows(), hazards.marks()
     assert hazards.drift(rows, [mark for mark in marked if mark != "H07"]) == ["H07 has no test"]

@@ -17,7 +17,8 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{report}")
     assert not report.faults
-    assert report.n_daemon_kills + report.n_worker_kills == 20
+    assert report.n_kills == 20
+    assert report.n_start_kills > 0
     assert report.n_slices > 20
 
 
@@ -29,3 +30,5 @@ def test_five_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys)
     with capsys.disabled():
         print(f"\n{report}")
     assert not report.faults
+    assert report.n_kills == 500
+    assert report.n_unserved > 0

@@ -117,3 +117,16 @@ def test_write_manifest_writes_nothing_when_a_rule_is_broken(tmp_path: Path) -> 
     with pytest.raises(BundleError, match="kind"):
         write_bundle(tmp_path, kind="magic")
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_folder_that_may_not_be_entered_is_one_that_cannot_be_read(tmp_path, monkeypatch) -> None:
+    """As root, for whom every folder is open, by calls that say what they say to others."""
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write_bundle(tmp_path / "bundle", kind="whole")
+    for name in ("open", "lstat"):
+        monkeypatch.setattr(f"rcm_daemon.bundle.manifest.os.{name}", refuse)
+    with pytest.raises(BundleError, match="permission denied"):
+        Manifest.load(tmp_path / "bundle")

@@ -149,6 +149,29 @@ def test_a_stack_without_count_that_lost_messages_is_not_complete(desk, sender):
     assert stack.state == "incomplete"
 
 
+@pytest.mark.parametrize("n_planned", [0, 2])
+def test_a_stack_that_another_run_ends_is_complete_only_if_its_count_proves_it(desk, n_planned):
+    first, second = Sender(run_id="r1"), Sender(run_id="r2")
+    for frames in (first.start("s", n_planned), first.slice("s", 0), first.slice("s", 1)):
+        desk.send(frames)
+    stack = desk.stack
+    desk.send(second.start("t"))
+    assert stack.state == ("complete" if n_planned else "incomplete")
+
+
+@pytest.mark.hazard("H22")
+def test_an_id_is_known_ten_thousand_stacks_later_and_what_is_forgotten_is_counted():
+    desk, sender = Desk(), Sender()
+    desk.send(sender.slice("first", 0, picture(0, (1, 1))))
+    for i in range(MAX_ENDED_KEPT):
+        desk.send(sender.slice(f"s{i}", 0, picture(0, (1, 1))))
+    assert desk.refused(sender.slice("first", 1, picture(1, (1, 1)))) is Rule.STACK_ENDED
+    assert desk.ledger.n_forgotten == 0
+    desk.send(sender.slice("t", 0, picture(0, (1, 1))))
+    assert desk.ledger.n_forgotten == 1
+    assert desk.send(sender.slice("first", 2, picture(2, (1, 1)))).status == "accepted"
+
+
 def test_slice_of_a_new_id_opens_a_stack(desk, sender):
     desk.send(sender.slice("s", 0))
     outcome = desk.send(sender.slice("t", 0))

@@ -16,6 +16,7 @@ from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import InferenceError
 
 FOUND = st.sampled_from([0.3, 0.4, 0.5, 0.65, 0.9])
+ANY_UM = st.sampled_from([1e-3, 0.1, 5.0, 100.0, 10_000.0])
 NINETY = Levels(by_share=((((0.05, 0.95),) * 2),) * 4, overall=((0.05, 0.95),) * 2)
 
 
@@ -48,6 +49,20 @@ def clear_stack(last_um: float, step_um: float = 3.0):
     z_um = np.arange(0.0, last_um, step_um)
     strata = (z_um > 60).astype(int) + (z_um > 105)
     return z_um, 0.5 * np.eye(3)[strata], strata
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@given(st.integers(1, 12), st.lists(ANY_UM, min_size=5, max_size=5), st.sampled_from([1e-3, 1.0, 1e4]))
+def test_whatever_parameters_a_bundle_may_hold_there_is_an_estimate_or_a_reason(n, um, step_um) -> None:
+    names = ("start_um", "start_scale_um", "thickness_um", "thickness_scale_um", "thinnest_um")
+    evidence = np.random.default_rng(n).uniform(-1, 1, (n, 3))
+    try:
+        said = estimate(step_um * np.arange(n), evidence, **dict(zip(names, um, strict=True)))
+    except InferenceError as error:
+        assert "must leave a boundary possible" in str(error)
+    else:
+        assert np.all(np.isin(np.diff(said.labels), (0, 1, 2)))
+        assert np.all(np.isfinite(said.posterior))
 
 
 @given(st.integers(1, 40), st.integers(0, 10_000), st.tuples(FOUND, FOUND))

@@ -61,6 +61,13 @@ class Answerer:
         }
         self.socket.send_multipart([peer, json.dumps(ack).encode()])
 
+    def answer_unread(self, peer):
+        """Refuse a message of which not even the number could be read."""
+        nobody = {"instrument": "", "run_id": "", "msg_number": -1, "of": "", "stack_id": "", "index": -1}
+        ack = {"htype": "ack", "schema": "rcm-ack-1", **nobody}
+        ack |= {"status": "rejected", "error": "R110 bad_header: no", "credit": 4}
+        self.socket.send_multipart([peer, json.dumps(ack).encode()])
+
     def close(self):
         self.socket.close(linger=0)
         self.context.term()
@@ -174,6 +181,29 @@ def test_refusals_and_conflicts_are_kept_and_not_sent_again(client, answerer):
     client.wait()
     found = [(r.msg_number, r.stack_id, r.index, r.status, r.error) for r in client.refusals]
     assert found == [(1, "s", 0, "rejected", "R000 no"), (2, "s", 1, "conflict", "R000 no")]
+
+
+@pytest.mark.parametrize("z_um", [float("nan"), float("inf")])
+def test_a_depth_that_is_no_number_is_refused_before_it_is_sent(client, answerer, z_um):
+    begin(client, answerer)
+    with pytest.raises(ValueError, match="the numbers of a slice must be finite"):
+        client.send_slice(0, np.zeros((4, 6), np.uint8), z_um)
+    client.send_slice(0, np.zeros((4, 6), np.uint8), 3.0)
+    answerer.answer(*answerer.take())
+    client.wait()
+    assert (client.n_acknowledged, client.refusals) == (2, [])
+
+
+def test_a_message_whose_number_could_not_be_read_is_told_once(client, answerer):
+    begin(client, answerer)
+    client.send_slice(0, np.zeros((4, 6), np.uint8), 0.0)
+    peer, message = answerer.take()
+    for _ in range(2):
+        answerer.answer_unread(peer)
+    answerer.answer(peer, message)
+    client.wait()
+    (refusal,) = client.refusals
+    assert (refusal.msg_number, refusal.error) == (-1, "R110 bad_header: no")
 
 
 def test_the_caller_may_reuse_the_picture(client, answerer):

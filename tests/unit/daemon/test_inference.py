@@ -93,6 +93,20 @@ def test_a_stack_is_not_held_up_by_slices_of_others(desk, supervisor):
     assert run(desk, supervisor) == ["both", "both"]
 
 
+def test_nothing_is_due_while_there_is_no_worker_to_give_it_to(desk, supervisor):
+    stack = stack_named("a")
+    desk.embed(job(stack, 0))
+    desk.embed(job(stack, 1))
+    desk.advance(EPOCH_S)
+    supervisor.answer()
+    desk.advance(EPOCH_S)  # one is embedded and not labelled, the other in hand
+    supervisor.die()
+    desk.advance(EPOCH_S)
+    assert desk.next_due_s is None
+    supervisor.come_back()
+    assert desk.next_due_s is not None
+
+
 @pytest.mark.hazard("H49")
 def test_what_a_dead_worker_had_in_hand_is_given_to_the_next_first(desk, supervisor):
     stack = stack_named("a")

@@ -187,6 +187,7 @@ def test_a_damaged_slice_is_reported_by_its_stack_once_and_may_come_again(life, 
     assert (sorted(stack.received), stack.rejected_index) == ([0, 1, 2], [-1])
 
 
+@pytest.mark.hazard("H36")
 def test_memory_is_bounded_while_nothing_can_be_written(life):
     """Refusals of one stack are merged as they come; slices are counted, and reading stops at a limit."""
     sender = Sender()

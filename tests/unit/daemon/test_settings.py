@@ -50,6 +50,13 @@ def test_lists_in_the_environment_are_words(monkeypatch):
     ]
 
 
+def test_a_setting_of_several_values_that_is_no_json_is_a_fault(monkeypatch):
+    monkeypatch.setenv("RCM_MOSAIC", "{above_um: 3}")
+    (fault,) = faults()
+    assert "must be JSON" in fault
+    assert "mosaic" in fault
+
+
 def test_every_fault_is_listed(tmp_path, monkeypatch):
     config = tmp_path / "rcm.toml"
     config.write_text("idle_timeout = 5\nmax_instruments = 0\n[slices]\nx = 1\n")

@@ -8,8 +8,11 @@ import pytest
 from journal_rows import assert_same_slices, rows, slice_row
 from sqlite_faults import SqliteTap, library_path
 
+from rcm_daemon.core.ledger import Ledger
+from rcm_daemon.errors import RcmError
 from rcm_daemon.io.journal import Journal
 from rcm_daemon.io.journal_writer import JournalWriter
+from rcm_daemon.recording import Recording
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="SQLite is built into this Python")
 
@@ -88,6 +91,40 @@ def test_a_full_disk_acknowledges_nothing_until_there_is_room(desk, caplog):
     reader = Journal(desk.path, read_only=True)
     assert assert_same_slices(reader, 1, range(6)) == [0, 1, 2, 3, 4, 5]
     reader.close()
+
+
+def test_a_disk_that_hangs_is_reported_while_it_does(desk, monkeypatch):
+    monkeypatch.setattr("rcm_daemon.io.journal_writer.PATIENCE_S", 0.0)
+    assert desk.writer.fault == ""
+    desk.tap.sync_waits = True
+    desk.writer.submit(rows())
+    assert desk.tap.sync_entered.wait(60)
+    assert desk.writer.fault.startswith("the disk has not taken the journal's last batch for")
+    desk.tap.sync_may_go.set()
+    desk.until_written()
+    assert desk.writer.fault == ""
+
+
+def test_a_folder_that_cannot_be_listed_keeps_nothing_from_being_written(desk, monkeypatch, caplog):
+    def no_descriptor(path, older_than_s):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("rcm_daemon.io.journal_writer.forget_put_aside", no_descriptor)
+    for index in range(2):
+        desk.writer.submit(rows(index + 1))
+        desk.until_written()
+    assert "cannot be made smaller" in caplog.text
+    assert desk.writer.death == ""
+
+
+def test_a_thread_that_ends_is_seen_and_ends_the_daemon(desk, monkeypatch):
+    monkeypatch.setattr(Journal, "write", lambda *_: 1 / 0)
+    desk.writer.submit(rows())
+    desk.next_word()
+    assert "the journal's thread has ended (ZeroDivisionError" in desk.writer.death
+    recording = Recording(Ledger(), Journal(desk.path, read_only=True), desk.writer)
+    with pytest.raises(RcmError, match="the journal's thread has ended"):
+        recording.advance()
 
 
 @pytest.mark.hazard("H33")

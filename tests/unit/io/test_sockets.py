@@ -9,6 +9,7 @@ import threading
 import pytest
 import zmq
 
+from rcm_daemon.core.wire import MAX_SLICE_BYTES
 from rcm_daemon.io.sockets import Context, bind_ingest, connect_slices
 
 
@@ -74,3 +75,33 @@ def test_the_kernel_probes_connections_that_slices_come_over():
         assert (2, 1, 2) in keepalive_of(int(endpoint.rpartition(":")[2]))
         slices.close(linger=0)
         ingest.close(linger=0)
+
+
+@pytest.mark.hazard("H07")
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_slice_of_exactly_the_largest_size_comes_through_encrypted_too(locked):
+    context: Context = Context()
+    with context, context.socket(zmq.PUSH) as sender:
+        sender.linger = 0
+        curve = None
+        if locked:
+            (public, secret), mine = zmq.curve_keypair(), zmq.curve_keypair()
+            sender.curve_server, sender.curve_secretkey = True, secret
+            curve = Curve(public, mine)
+        port = sender.bind_to_random_port("tcp://127.0.0.1")
+        receiver = connect_slices(context, f"tcp://127.0.0.1:{port}", "pull", curve)
+        sender.send(bytes(MAX_SLICE_BYTES))
+        assert receiver.poll(60_000)
+        assert len(receiver.recv()) == MAX_SLICE_BYTES
+        receiver.close(linger=0)
+
+
+class Curve:
+    """What locks the end that connects."""
+
+    def __init__(self, server, mine):
+        self.server, self._mine = server, mine
+
+    def secure(self, socket):
+        socket.curve_publickey, socket.curve_secretkey = self._mine
+        socket.curve_serverkey = self.server
