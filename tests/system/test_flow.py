@@ -116,8 +116,7 @@ def test_subscribers_that_do_not_read_cost_nothing(tmp_path, bundle):
         return latencies_ms
 
     def overflow(name):
-        """Publish more than twice of what is queued: the last slice again and again, each a new result."""
-        client.start_stack(name, **stack)
+        """Publish more than twice what is queued: the last slice again and again, each time a new result."""
         for index in range(n_slices):
             client.send_slice(index, picture(index, FIELD), 3.0 * index)
         client.wait()

@@ -37,6 +37,8 @@ def test_a_loss_within_a_stack_is_to_be_told():
     assert len(account_published([result("a", 2)], sent)) == 1
     assert len(account_published([result("a", 2, n_missing=1)], sent)) == 1
     assert account_published([result("a", 2, n_missing=1, n_lost=1)], sent) == []
+    two = [result(name, 2, n_missing=1, n_lost=1) for name in "ab"]
+    assert len(account_published(two, dict.fromkeys("ab", 3))) == 1
 
 
 @pytest.mark.hazard("H37")
