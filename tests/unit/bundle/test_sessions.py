@@ -272,6 +272,26 @@ def test_cuda_without_a_device_is_refused_and_auto_takes_the_cpu(
 
 
 @pytest.mark.hazard("H46")
+def test_where_cuda_is_there_and_fails_auto_takes_the_cpu_and_says_why(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    write_bundle(tmp_path)
+    bundle = load_verified(tmp_path)
+    on = Networks._on.__func__  # type: ignore[attr-defined]
+
+    def fail_on_cuda(cls: Any, provider: Any, *rest: Any) -> Networks:
+        if provider == "cuda":
+            raise InferenceError("out of memory")
+        return on(cls, provider, *rest)
+
+    monkeypatch.setattr(sessions_module, "cuda_fault", lambda: "")
+    monkeypatch.setattr(Networks, "_on", classmethod(fail_on_cuda))
+    networks = Networks.open(bundle, "auto")
+    assert networks.provider == "cpu"
+    assert networks.reason.endswith("on the CPU, for CUDA is there but failed (out of memory)")
+
+
+@pytest.mark.hazard("H46")
 def test_driver_that_does_not_load_counts_as_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime as ort
 
