@@ -108,15 +108,18 @@ class Bundles:
 
     def desk_of(self, digest: str) -> Desk | None:
         """Return the desk of a bundle, opened now if need be; None where the bundle is gone."""
+        try:
+            return self._desk_of(digest)
+        except BundleError as error:
+            log.error("a bundle that stacks began with cannot be served", extra={"reason": str(error)})
+            return None
+
+    def _desk_of(self, digest: str) -> Desk | None:
         desk = self._desks.get(digest)
         if desk is None and (found := self._find(digest)) is not None:
             # As the stack began, whatever would be chosen now.
-            try:
-                desk = self._desks[digest] = self._open(
-                    found.folder, digest, variant=found.variant_of(digest)
-                )
-            except BundleError as error:
-                log.error("a bundle that stacks began with cannot be served", extra={"reason": str(error)})
+            desk = self._open(found.folder, digest, variant=found.variant_of(digest))
+            self._desks[digest] = desk
         return desk
 
     @property
@@ -156,8 +159,14 @@ class Bundles:
             raise BundleError(complaint)
 
     def await_opened(self, digest: str, on_progress: Callable[[], None]) -> None:
-        """Wait until a bundle that stacks began with is served, or known not to be."""
-        desk = self.desk_of(digest)
+        """Wait until a bundle that stacks began with is served, or known not to be.
+
+        Raises
+        ------
+        BundleError
+            It is there but no worker can be started on it now: the next start may do better.
+        """
+        desk = self._desk_of(digest)
         is_opening = desk is not None and desk.supervisor.bundle is None
         if desk is not None and is_opening and (complaint := self._await(desk, on_progress)):
             log.error("a bundle that stacks began with cannot be served", extra={"reason": complaint})

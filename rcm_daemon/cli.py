@@ -115,7 +115,7 @@ def serve(
     Every setting can also stand in the file or in the environment as RCM_<NAME>; `rcm-daemon schema` lists
     them. Faulty settings are all listed, with exit code 78.
     """
-    os.umask(0o077)  # the state folder holds stack ids, which can be names
+    os.umask(os.umask(0o077) | 0o007)  # the state folder holds stack ids, which can be names
     from rcm_daemon.io.logs import start_logging
     from rcm_daemon.settings import load_settings
 

@@ -263,9 +263,11 @@ class Client:
             if self.n_acknowledged != n_before:
                 n_before, give_up_s = self.n_acknowledged, time.monotonic() + self._patience_s
             elif time.monotonic() > give_up_s:
+                unread = [refusal.error for refusal in self.refusals if refusal.msg_number == -1]
                 raise NotAcknowledgedError(
                     f"{self._endpoint} must answer within {self._patience_s:g} s, got nothing for "
                     f"{len(self._unanswered)} message(s)"
+                    + (f"; one could not be read ({unread[-1]})" if unread else "")
                 )
 
     def _pump(self, patience_s: float) -> None:

@@ -46,6 +46,11 @@ class Dormant:
         """Go on as before: the bundle could not be served."""
         self._waking.discard(stack.number)
 
+    def refused(self, stack: Acquisition) -> None:
+        """Let go of a stack that will not be labelled, if this was the last slice that could have been."""
+        if not stack.pending:
+            self.woken(stack)
+
     def woken(self, stack: Acquisition) -> None:
         """Let go of a stack that is labelled."""
         self._waking.discard(stack.number)

@@ -287,6 +287,7 @@ class Service:
                 self._on_labelled(outcome)
             case Unusable():
                 self._refuse_slice(outcome.stack, outcome.index, outcome.rule, outcome.detail)
+                self._dormant.refused(outcome.stack)
                 self._publish(outcome.stack, Latency())
             case Opened():
                 if (activation := self._bundles.opened(desk, outcome.bundle)) is not None:

@@ -107,7 +107,11 @@ class Supervisor:
         self.is_ready = False
         self.in_hand = False
         self.n_starts = 0
-        self._start(now_s)
+        try:
+            self._start(now_s)
+        except OSError:
+            self._memory.close()
+            raise
 
     @property
     def pid(self) -> int:

@@ -90,6 +90,8 @@ class EndedStacks:
         place = self._find(_key(stack_id))
         if place is not None:
             self._rows["state"][place] = _FREE
+            if place == (self._n_written - 1) % MAX_ENDED_KEPT:
+                self._n_written -= 1  # most often the newest goes on, and takes no further place then
 
     def _find(self, key: bytes) -> int | None:
         """Return where the row of a key is, None where it has none."""

@@ -182,8 +182,6 @@ class Journal:
                 self.put("instrument", (row.name, now_s, _json(row.to_fields())))
             case StackRow():
                 self.put("stack", (row.number, now_s, _json(row.to_fields())))
-                if row.ended == "open":  # it may have been abandoned before
-                    self._db.execute("DELETE FROM result WHERE number=?", (row.number,))
             case ResultRow():
                 self.put("result", (row.number, now_s, row.message))
             case SliceRow():
@@ -192,6 +190,8 @@ class Journal:
                 received = (float(new.z_um), row.received.fingerprint)
                 flags = ",".join(new.flags)
                 self.put("slice", (row.number, new.index, *received, float(new.weight), flags, embedding))
+                # It may have been abandoned before; a result stays until there is more to be said.
+                self._db.execute("DELETE FROM result WHERE number=?", (row.number,))
             case DroppedSliceRow():
                 self._db.execute("DELETE FROM slice WHERE number=? AND idx=?", (row.number, row.index))
             case RejectionRow():

@@ -79,7 +79,11 @@ def new_key_pair(folder: Path, name: str) -> KeyPair:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_new(secret_path, secret, SECRET_MODE)  # first: where it is there already nothing is made
-        _write_new(folder / f"{name}.public", public, 0o644)
+        try:
+            _write_new(folder / f"{name}.public", public, 0o644)
+        except OSError:
+            secret_path.unlink()
+            raise
     except FileExistsError as error:
         raise ConfigurationError([f"key {name} is there already: {error.filename}"]) from None
     except OSError as error:

@@ -172,13 +172,19 @@ def test_a_slice_that_would_reopen_a_stack_whose_bundle_is_gone_is_refused_alone
     results.until(stack_id="a", state="abandoned", n_slices=3)
     assert daemon.stop() == 0
     write_bundle(configured, kind="whole", version="1.1.0", cnn=cnn_bytes(bias=0.7))
+    for repeated in (False, True, True):  # a slice that is new to it, one that it has, and once more
+        daemon = Daemon(tmp_path, configured)
+        results, controller = daemon.subscribe(), daemon.controller()
+        index = 1 if repeated else 3
+        controller.send_multipart(sender.slice("a", index, picture(index, FIELD)))
+        controller.send_multipart(sender.heartbeat("a"))
+        health = daemon.ask({"htype": "get_health"})
+        while health["n_messages"] < 2 or health["n_unwritten"]:
+            health = daemon.ask({"htype": "get_health"})
+        refused = dict(zip(health["rejected_rule"], health["rejected_count"], strict=True))
+        assert refused == ({} if repeated else {"BUNDLE_GONE": 1})
+        daemon.kill()
     daemon = Daemon(tmp_path, configured)
-    results, controller = daemon.subscribe(), daemon.controller()
-    controller.send_multipart(sender.slice("a", 3, picture(3, FIELD)))
-    controller.send_multipart(sender.slice("b", 0, picture(0, FIELD)))
-    results.until(stack_id="b", n_slices=1)
-    health = daemon.ask({"htype": "get_health"})
-    assert dict(zip(health["rejected_rule"], health["rejected_count"], strict=True)) == {"BUNDLE_GONE": 1}
     (kept,) = daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]
     assert (kept["state"], kept["n_slices"]) == ("abandoned", 3)
     assert daemon.stop() == 0

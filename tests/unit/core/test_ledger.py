@@ -292,6 +292,14 @@ def test_what_is_known_of_ended_stacks_is_small_and_comes_back_as_it_was():
     assert known.get("s5") is None
 
 
+def test_a_stack_that_ends_again_and_again_takes_one_place():
+    known = EndedStacks()
+    known.remember("other", Ended(1, None, None, "complete"))
+    for number in range(MAX_ENDED_KEPT):
+        known.remember("s", Ended(number, None, None, "abandoned"))
+    assert (known.get("other"), known.n_forgotten) == (Ended(1, None, None, "complete"), 0)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["remember", "forget"]), st.integers(0, 40), st.integers(0, 2**32 - 1)),

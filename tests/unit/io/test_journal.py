@@ -92,14 +92,18 @@ def test_later_rows_replace_earlier_ones_and_dropped_slices_go(journal):
     assert assert_same_slices(journal, 1, range(5)) == [0, 1, 2]
 
 
-def test_a_reopened_stack_has_no_result_any_more(journal):
+def test_a_reopened_stack_has_a_result_until_there_is_another_slice(journal):
     acquisition = stack()
     acquisition.ended = "abandoned"
     journal.write([StackRow.of(acquisition), ResultRow(1, "{}")])
-    assert journal.has_result() == {1}
     acquisition.ended = "open"
     journal.write([StackRow.of(acquisition)])
+    assert journal.has_result() == {1}
+    journal.write([slice_row(1, 0)])
     assert journal.has_result() == set()
+    acquisition.ended = "complete"
+    journal.write([slice_row(1, 1), StackRow.of(acquisition), ResultRow(1, "{}")])
+    assert journal.has_result() == {1}
 
 
 @pytest.mark.hazard("H26")

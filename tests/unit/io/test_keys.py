@@ -50,6 +50,14 @@ def test_where_a_secret_is_there_already_no_public_key_is_made_that_is_not_its_o
     assert not (tmp_path / "daemon.public").exists()
 
 
+def test_where_a_public_key_is_there_already_no_secret_is_made_that_is_not_its_own(tmp_path):
+    new_key_pair(tmp_path, "daemon")
+    (tmp_path / "daemon.secret").unlink()
+    with pytest.raises(ConfigurationError, match="is there already"):
+        new_key_pair(tmp_path, "daemon")
+    assert not (tmp_path / "daemon.secret").exists()
+
+
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660])
 def test_a_secret_others_can_read_is_refused(tmp_path, bits):
     new_key_pair(tmp_path, "m1")
