@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
-LOCKED_BYTES = 64
-"""An encrypted frame is longer than what is in it by 33 bytes; how long that may be, the parser says."""
+CURVE_BYTES = 33
+"""An encrypted frame is so much longer than what is in it."""
 SLICES_QUEUED = 2
 """Slices in ZeroMQ's own queue, besides those in hand."""
 INGEST_QUEUED = 128
@@ -72,7 +72,7 @@ def connect_slices(
     """
     socket = context.socket(zmq.SUB if kind == "sub" else zmq.PULL)
     _keep_alive(socket)
-    socket.maxmsgsize = MAX_SLICE_BYTES + LOCKED_BYTES
+    socket.maxmsgsize = MAX_SLICE_BYTES + (CURVE_BYTES if curve is not None else 0)
     socket.rcvhwm = SLICES_QUEUED
     socket.reconnect_ivl = 100
     socket.reconnect_ivl_max = 1_000
@@ -142,7 +142,7 @@ def bind_ingest(context: Context, endpoint: str, curve: Curve | None = None) -> 
     socket = context.socket(zmq.ROUTER)
     _keep_alive(socket)
     socket.router_mandatory = True
-    socket.maxmsgsize = MAX_SLICE_BYTES + LOCKED_BYTES
+    socket.maxmsgsize = MAX_SLICE_BYTES + (CURVE_BYTES if curve is not None else 0)
     socket.rcvhwm = INGEST_QUEUED
     socket.sndhwm = ANSWERS_QUEUED
     socket.linger = LINGER_MS
