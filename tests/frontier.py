@@ -18,6 +18,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from rcm_daemon.bundle.cnn import open_cnn, run_cnn
 from rcm_daemon.bundle.execution import Execution
@@ -86,16 +87,25 @@ def draw(points: list[Point], path: Path) -> None:
             best = point.accuracy
             frontier.append(point)
     axes.plot([p.p50_ms for p in frontier], [100 * p.accuracy for p in frontier], "-", color="0.7", zorder=0)
+    middle_ms = np.sqrt(min(p.p50_ms for p in points) * max(p.p50_ms for p in points))
     for point in points:
         axes.plot(point.p50_ms, 100 * point.accuracy, "o")
-        label = f"{point.name}: width {point.width:g}, {point.size} px"
+        is_right = point.p50_ms > middle_ms
         axes.annotate(
-            label, (point.p50_ms, 100 * point.accuracy), (6, -10), textcoords="offset points", fontsize=8
+            f"{point.name}: width {point.width:g}, {point.size} px",
+            (point.p50_ms, 100 * point.accuracy),
+            (-6 if is_right else 6, -10),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if is_right else "left",
         )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([2, 3, 4, 5, 6, 8, 10, 15, 20, 30]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set(
         xlabel=f"one run, median, ms (CPU, {PAUSE_S:g} s after the one before)",
         ylabel="validation slices right, %",
-        xscale="log",
         title="CNNs alone, trained on phantoms; research use only",
     )
     figure.savefig(path, dpi=150)
