@@ -16,10 +16,12 @@ from rcm_daemon.errors import RcmError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from rcm_daemon.bundle.execution import ProviderChoice, ProviderName
     from rcm_daemon.bundle.manifest import OtherVariant
     from rcm_daemon.bundle.verify import VerifiedBundle
-    from rcm_daemon.core.pipeline import Recurrence
+    from rcm_daemon.core.estimator import EstimatorParameters
 
 PROBABILITY_TOLERANCE = 1e-4
 """Largest difference of a probability; the recurrent network always runs on the CPU in float32."""
@@ -126,7 +128,9 @@ def _describe_networks(networks: Networks) -> CheckItem:
 def _check_recurrence(bundle: VerifiedBundle, networks: Networks) -> list[CheckItem]:
     golden = read_golden(bundle)
     found = networks.recur(golden["stack_embeddings"], golden["stack_z_um"], golden["stack_weight"])
-    items = [_check_estimator(golden, found, networks)] if networks.estimator_parameters else []
+    items, parameters = [], networks.estimator_parameters
+    if parameters is not None and found.evidence is not None:
+        items.append(_check_estimator(golden, found.probabilities, found.evidence, parameters))
     for name, values in vars(found).items():
         if values is None:
             continue
@@ -143,16 +147,17 @@ def _check_recurrence(bundle: VerifiedBundle, networks: Networks) -> list[CheckI
     return items
 
 
-def _check_estimator(golden: dict[str, Any], found: Recurrence, networks: Networks) -> CheckItem:
+def _check_estimator(
+    golden: dict[str, Any],
+    probabilities: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    parameters: EstimatorParameters,
+) -> CheckItem:
     """Estimate every prefix of the golden stack: parameters that obey every rule may still allow nothing."""
-    parameters = networks.estimator_parameters
-    if parameters is None or found.evidence is None:
-        return CheckItem("estimator", False, "it needs evidence, the recurrent network gives none")
     z_um, weight = golden["stack_z_um"].astype(np.float64), golden["stack_weight"]
     try:
         for n in range(1, len(z_um) + 1):
-            given = z_um[:n], weight[:n], found.probabilities[:n], found.evidence[:n]
-            monotone_estimate(*given, parameters)
+            monotone_estimate(z_um[:n], weight[:n], probabilities[:n], evidence[:n], parameters)
     except (RcmError, ArithmeticError, ValueError) as error:
         return CheckItem("estimator", False, f"stack of {n} slices: {error}")
     return CheckItem("estimator", True, f"estimates every one of {len(z_um)} prefixes")

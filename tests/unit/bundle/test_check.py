@@ -104,3 +104,15 @@ def test_default_bundle_lies_in_the_package_and_options_win(tmp_path: Path) -> N
     assert resolve_bundle(tmp_path) == tmp_path
     write_bundle(tmp_path)
     assert Manifest.load(resolve_bundle(str(tmp_path))).name == "tiny"
+
+
+@pytest.mark.hazard("H45")
+def test_an_estimator_that_cannot_be_computed_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(*_: object) -> None:
+        raise OverflowError("math range error")
+
+    assert check_bundle(default_bundle_path(), "cpu").ok
+    monkeypatch.setattr("rcm_daemon.bundle.check.monotone_estimate", overflow)
+    report = check_bundle(default_bundle_path(), "cpu")
+    (failed,) = [item for item in report.items if not item.ok]
+    assert (failed.what, failed.detail) == ("estimator", "stack of 1 slices: math range error")

@@ -42,20 +42,13 @@ def test_a_pair_is_written_once_and_its_secret_is_its_owners_alone(tmp_path):
     assert load_key_pair(tmp_path / "keys", "m1") == pair
 
 
-def test_where_a_secret_is_there_already_no_public_key_is_made_that_is_not_its_own(tmp_path):
+@pytest.mark.parametrize("lost", ["daemon.public", "daemon.secret"])
+def test_where_one_half_of_a_pair_is_there_no_other_half_is_made(tmp_path, lost):
     new_key_pair(tmp_path, "daemon")
-    (tmp_path / "daemon.public").unlink()
+    (tmp_path / lost).unlink()
     with pytest.raises(ConfigurationError, match="is there already"):
         new_key_pair(tmp_path, "daemon")
-    assert not (tmp_path / "daemon.public").exists()
-
-
-def test_where_a_public_key_is_there_already_no_secret_is_made_that_is_not_its_own(tmp_path):
-    new_key_pair(tmp_path, "daemon")
-    (tmp_path / "daemon.secret").unlink()
-    with pytest.raises(ConfigurationError, match="is there already"):
-        new_key_pair(tmp_path, "daemon")
-    assert not (tmp_path / "daemon.secret").exists()
+    assert not (tmp_path / lost).exists()
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660])
