@@ -6,7 +6,6 @@ Beside them stand baselines that know depth only, and the readers.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
 from trainer.live_evaluation import live_evaluation
 from trainer.live_figures import draw_live
 from trainer.model_card import notice_of
-from trainer.offline import Source, StackRun, check_same_input, fresh_phantoms, run_bundles
+from trainer.offline import WHOLE, LeftOut, Source, StackRun, check_same_input, fresh_phantoms, run_bundles
 from trainer.predictions import read_predictions
 from trainer.report import markdown
 from trainer.run_folder import this_command, versions
@@ -50,8 +49,7 @@ def write_evaluation(
     z_step_um: float | None = None,
     pixel_size_um: float = 0.5,
     n_held_out: int | None = None,
-    missing: float = 0.0,
-    extent_um: float = math.inf,
+    left_out: LeftOut = WHOLE,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -85,10 +83,8 @@ def write_evaluation(
         Pitch the unseen phantoms are recorded at.
     n_held_out
         Number of those of the family kept out of training, if it is another.
-    missing
-        Share of the slices that never arrive.
-    extent_um
-        Slices farther below the first one of their stack are left out.
+    left_out
+        Slices that never arrive.
 
     Returns
     -------
@@ -103,11 +99,15 @@ def write_evaluation(
     """
     if bundle is None and not predictions:
         raise DataSetError("an evaluation needs a bundle or predictions, got neither")
-    if not 0 <= missing < 1:
-        raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {missing}")
-    if not extent_um > 0:
-        raise DataSetError(f"the extent of a stack must be above 0 um, got {extent_um:g}")
-    if predictions and (missing or extent_um < math.inf):
+    if not 0 <= left_out.missing < 1:
+        raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {left_out.missing}")
+    if not left_out.extent_um > 0:
+        raise DataSetError(f"the extent of a stack must be above 0 um, got {left_out.extent_um:g}")
+    if not 0 < left_out.first_share <= 1:
+        raise DataSetError(
+            f"the first share of a stack must be above 0 and at most 1, got {left_out.first_share}"
+        )
+    if predictions and left_out != WHOLE:
         raise DataSetError("slices can be left out for bundles only, got predictions")
     if bundle is None and (single or n_fresh):
         raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
@@ -162,7 +162,7 @@ def write_evaluation(
     baselines = _fit(training)
     for number, (title, sources) in enumerate(sets):
         if folders:
-            runs = run_bundles(folders, sources, n_workers, title, missing, extent_um)
+            runs = run_bundles(folders, sources, n_workers, title, left_out)
         else:
             runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}

@@ -48,12 +48,17 @@ def evaluate(
     extent_um: Annotated[
         float, typer.Option(help="Leave out slices farther than this below the first one of their stack.")
     ] = math.inf,
+    first_share: Annotated[
+        float,
+        typer.Option(help="Leave out all slices but the first ones of each stack, this share of them."),
+    ] = 1.0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
     from trainer.data.manifest import load_data_set
     from trainer.data.split import load_split
     from trainer.evaluate import write_evaluation
+    from trainer.offline import LeftOut
 
     def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
         if path is None:
@@ -81,7 +86,6 @@ def evaluate(
         z_step_um=z_step_um,
         pixel_size_um=pixel_size_um,
         n_held_out=held_out,
-        missing=missing,
-        extent_um=extent_um,
+        left_out=LeftOut(missing, extent_um, first_share),
     )
     typer.echo((out / "evaluation.md").read_text())

@@ -95,7 +95,7 @@ def _places(points: Sequence[tuple[float, float] | int], k: int) -> dict[str, in
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
     stack, parameters = run.stack, networks.estimator_parameters
-    own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters))
+    own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters), run.n_planned)
     if parameters is None:
         return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
     others = [

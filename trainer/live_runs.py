@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class LiveRun:
     """What was said of one stack after each of its slices: `estimates[n - 1]` of the first n of them.
 
-    `given` is what the network gave for it, `slices` those that arrived.
+    `given` is what the network gave for it, `slices` those that arrived, of `n_planned`.
     """
 
     stack: LabelledStack
     slices: tuple[EmbeddedSlice, ...]
     estimates: tuple[StrataEstimate, ...]
     given: tuple[Recurrence, ...]
+    n_planned: int
 
 
 def slices_of(stack: LabelledStack, embeddings_NE: np.ndarray) -> tuple[EmbeddedSlice, ...]:
@@ -39,17 +40,22 @@ def slices_of(stack: LabelledStack, embeddings_NE: np.ndarray) -> tuple[Embedded
 
 
 def live_run(
-    stack: LabelledStack, slices: Sequence[EmbeddedSlice], recurrent: Recurrent, estimation: Estimation
+    stack: LabelledStack,
+    slices: Sequence[EmbeddedSlice],
+    recurrent: Recurrent,
+    estimation: Estimation,
+    n_planned: int = 0,
 ) -> LiveRun:
-    """Replay one stack: its slices arrive in the order given."""
+    """Replay one stack: its slices arrive in the order given; `n_planned` 0 = no others would come."""
+    n_planned = n_planned or len(slices)
     partial = PartialStack()
     estimates, answers = [], []
     for count, new in enumerate(slices, start=1):
         partial = partial.with_slices(new)
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         answers.append(given)
-        estimates.append(estimation.estimate(partial, given, count / len(slices)))
-    return LiveRun(stack, tuple(slices), tuple(estimates), tuple(answers))
+        estimates.append(estimation.estimate(partial, given, count / n_planned))
+    return LiveRun(stack, tuple(slices), tuple(estimates), tuple(answers), n_planned)
 
 
 def again(run: LiveRun, estimation: Estimation) -> LiveRun:
@@ -57,5 +63,5 @@ def again(run: LiveRun, estimation: Estimation) -> LiveRun:
     partial, estimates = PartialStack(), []
     for new, given in zip(run.slices, run.given, strict=True):
         partial = partial.with_slices(new)
-        estimates.append(estimation.estimate(partial, given, len(partial) / len(run.slices)))
+        estimates.append(estimation.estimate(partial, given, len(partial) / run.n_planned))
     return replace(run, estimates=tuple(estimates))

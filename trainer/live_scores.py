@@ -119,7 +119,7 @@ def count(run: LiveRun, wait: int = 1) -> LiveCounts:
     by_fraction, newest_by_fraction = np.zeros((N_FRACTIONS, 2)), np.zeros((N_FRACTIONS, 2))
     newest = 0
     for seen, estimate in enumerate(run.estimates, start=1):
-        place = min(N_FRACTIONS - 1, (seen - 1) * N_FRACTIONS // n)
+        place = min(N_FRACTIONS - 1, (seen - 1) * N_FRACTIONS // run.n_planned)
         right = estimate.labels == labels[:seen]
         by_fraction[place] += [right.sum(), seen]
         newest_by_fraction[place] += [right[-1], 1]
@@ -156,7 +156,6 @@ def coverages(run: LiveRun) -> list[Coverage]:
     """
     given = []
     known_um = run.stack.boundaries_um or label_boundaries(run.stack)
-    n = len(run.estimates)
     for seen, estimate in enumerate(run.estimates, start=1):
         for k, boundary in enumerate(estimate.boundaries):
             known = known_um[k]
@@ -169,7 +168,7 @@ def coverages(run: LiveRun) -> list[Coverage]:
                 if boundary.found
                 else (boundary.forecast_low_um, boundary.forecast_high_um)
             )
-            given.append(Coverage(k, kind, seen / n, low <= truth <= high, high - low))
+            given.append(Coverage(k, kind, seen / run.n_planned, low <= truth <= high, high - low))
     return given
 
 

@@ -31,6 +31,7 @@ from trainer.data.phantoms import SetParameters, StackPlan, build_stack, plan_st
 from trainer.data.prepared import fields_of_stack
 from trainer.onnx_recurrent import rcn_graph
 from trainer.progress import progress_bar
+from trainer.scores import depths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,12 +59,48 @@ class StackRun:
         float32 [n, 3] of each bundle, over the whole stack.
     estimates
         What each bundle's own estimator says of the whole stack, None where it has none.
+    n_planned
+        Slices that would have come had nobody stopped the scan, see `LeftOut`; 0 = as many as came.
     """
 
     stack: LabelledStack
     slices: tuple[tuple[EmbeddedSlice, ...], ...] = ()
     probabilities: tuple[np.ndarray, ...] = ()
     estimates: tuple[StrataEstimate | None, ...] = ()
+    n_planned: int = 0
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Which slices of a stack never arrive.
+
+    Attributes
+    ----------
+    missing
+        Share of them, 0..1, drawn by the stack's name; the first one always arrives.
+    extent_um
+        Those farther below the first one.
+    first_share
+        Of what is left, all but the first slices that make up this share, above 0 to 1: the scan is looked at
+        while it goes on.
+    """
+
+    missing: float = 0.0
+    extent_um: float = math.inf
+    first_share: float = 1.0
+
+    def arriving(self, stack: LabelledStack) -> tuple[np.ndarray, int]:
+        """Return which slices arrive (bool [n]), and how many would have if the scan had gone on."""
+        drawn = np.random.default_rng(crc32(stack.stack.encode())).uniform(size=stack.n_slices)
+        arriving = drawn >= self.missing
+        arriving[0] = True
+        arriving &= stack.z_um <= stack.z_um[0] + self.extent_um + ROUNDING_UM
+        n_planned = int(arriving.sum())
+        arriving &= np.cumsum(arriving) <= math.ceil(self.first_share * n_planned)
+        return arriving, n_planned
+
+
+WHOLE = LeftOut()
 
 
 def fresh_phantoms(
@@ -111,8 +148,7 @@ def run_bundles(
     sources: Sequence[Source],
     n_workers: int,
     title: str,
-    missing: float = 0.0,
-    extent_um: float = math.inf,
+    left_out: LeftOut = WHOLE,
 ) -> list[StackRun]:
     """Run bundles over stacks; a CNN that two bundles share runs once a slice.
 
@@ -126,10 +162,8 @@ def run_bundles(
         Processes, one thread each; 1 works in this one.
     title
         What the progress bar says.
-    missing
-        Share of the slices that never arrive, drawn by the stack's name.
-    extent_um
-        Slices farther below the first one never arrive either.
+    left_out
+        Slices that never arrive.
 
     Returns
     -------
@@ -143,22 +177,22 @@ def run_bundles(
     """
     with progress_bar(title, len(sources), "stacks") as advance:
         results: dict[int, StackRun] = {}
-        for number, result in _in_any_order(tuple(folders), sources, n_workers, (missing, extent_um)):
+        for number, result in _in_any_order(tuple(folders), sources, n_workers, left_out):
             results[number] = result
             advance(1, "")
     return [results[number] for number in range(len(sources))]
 
 
 def _in_any_order(
-    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int, left_out: tuple[float, float]
+    folders: tuple[Path, ...], sources: Sequence[Source], n_workers: int, left_out: LeftOut
 ) -> Iterator[tuple[int, StackRun]]:
     if n_workers <= 1:
         _open(folders)
-        yield from ((number, _run(source, *left_out)) for number, source in enumerate(sources))
+        yield from ((number, _run(source, left_out)) for number, source in enumerate(sources))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_open, initargs=(folders,)) as pool:
-        pending = {pool.submit(_run, source, *left_out): number for number, source in enumerate(sources)}
+        pending = {pool.submit(_run, source, left_out): number for number, source in enumerate(sources)}
         try:
             for finished in as_completed(pending):
                 yield pending[finished], finished.result()
@@ -185,15 +219,13 @@ def _open(folders: tuple[Path, ...]) -> None:
         _cnn_of.append(digests.index(digests[-1]))
 
 
-def _run(source: Source, missing: float, extent_um: float) -> StackRun:
+def _run(source: Source, left_out: LeftOut) -> StackRun:
     if isinstance(source, LabelledStack):
         stack, fields = source, fields_of_stack(source)
     else:
         phantom = build_stack(*source)
         stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
-    arrived = np.random.default_rng(crc32(stack.stack.encode())).uniform(size=stack.n_slices) >= missing
-    arrived[0] = True
-    arrived &= stack.z_um <= stack.z_um[0] + extent_um + ROUNDING_UM
+    arrived, n_planned = left_out.arriving(stack)
     stack, fields = thinned(stack, arrived), compress(fields, arrived)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
@@ -216,16 +248,17 @@ def _run(source: Source, missing: float, extent_um: float) -> StackRun:
         estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
         probabilities.append(estimate.probabilities)
         estimates.append(estimate if parameters else None)
-    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates))
+    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates), n_planned)
 
 
 def thinned(stack: LabelledStack, kept: np.ndarray) -> LabelledStack:
-    """Return the stack with the slices that `kept` (bool [n]) marks."""
+    """Return the stack with the slices that `kept` (bool [n]) marks; its boundaries stay where they were."""
     return replace(
         stack,
         files=tuple(compress(stack.files, kept)),
         pages=tuple(compress(stack.pages, kept)),
         z_um=stack.z_um[kept],
+        boundaries_um=stack.boundaries_um or depths(stack.labels, stack.z_um),
         labels=stack.labels[kept],
         readings={name: labels[kept] for name, labels in stack.readings.items()},
     )

@@ -66,7 +66,7 @@ class LabelledStack:
     pixel_size_um: float
     labels: np.ndarray
     readings: dict[str, np.ndarray]
-    boundaries_um: tuple[float, float] | None = None
+    boundaries_um: tuple[float | None, float | None] | None = None
 
     @property
     def n_slices(self) -> int:
