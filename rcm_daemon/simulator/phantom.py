@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from rcm_daemon.simulator.family import FAMILIES, SITES, TRAINING_FAMILIES, Fami
 from rcm_daemon.simulator.labels import read_boundaries, strata_at, true_boundaries
 from rcm_daemon.simulator.optics import Camera, Exposure, expose, vignette
 from rcm_daemon.simulator.recipe import LESIONAL_SHARE, Recipe, draw_depths, draw_patient, draw_recipe
+from rcm_daemon.simulator.relief import build_relief
 from rcm_daemon.simulator.tissue import Tissue, build_tissue, section
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rcm_daemon.simulator.grids import Frame, Grid
+    from rcm_daemon.simulator.relief import Relief
 
 DRIFT_MARGIN_UM = 24
 """Tissue kept on every side of the field for lateral drift."""
@@ -68,7 +71,9 @@ class Phantom:
     reader_boundaries_um: NDArray[np.float64]
     _z_zero_um: float = field(repr=False)
     _recipe: Recipe = field(repr=False)
-    _tissue: Tissue = field(repr=False)
+    _relief: Relief = field(repr=False)
+    _extent_um: tuple[int, int] = field(repr=False)
+    _tissue_rng: np.random.Generator = field(repr=False)
     _camera: Camera = field(repr=False)
     _corners: Grid = field(repr=False)
     _drift_um: NDArray[np.intp] = field(repr=False)
@@ -76,6 +81,11 @@ class Phantom:
 
     def __len__(self) -> int:
         return len(self.z_um)
+
+    @cached_property
+    def _tissue(self) -> Tissue:
+        """Textures, most of the work: made when the first slice is rendered."""
+        return build_tissue(deepcopy(self._tissue_rng), self._recipe, self._relief, self._extent_um)
 
     @cached_property
     def boundaries_um(self) -> tuple[float, float]:
@@ -207,9 +217,11 @@ def make_phantom(
 
     rows, columns = camera.field_um
     margin = DRIFT_MARGIN_UM
-    tissue = build_tissue(_stream(seed, _TISSUE), recipe, (rows + 2 * margin, columns + 2 * margin))
+    extent_um = rows + 2 * margin, columns + 2 * margin
+    tissue_rng = _stream(seed, _TISSUE)
+    relief = build_relief(tissue_rng, recipe, extent_um)
     field_window = (slice(margin, margin + rows), slice(margin, margin + columns))
-    truth = true_boundaries(tissue.relief.zone_top[field_window], tissue.relief.zone_bottom[field_window])
+    truth = true_boundaries(relief.zone_top[field_window], relief.zone_bottom[field_window])
 
     rng = _stream(seed, _DEPTHS)
     start_um, step_um, n_slices = draw_depths(rng, truth, z_step_um)
@@ -232,7 +244,9 @@ def make_phantom(
         reader_boundaries_um=read_boundaries(_stream(seed, _READERS), true_um, difficulty),
         _z_zero_um=zero_um,
         _recipe=recipe,
-        _tissue=tissue,
+        _relief=relief,
+        _extent_um=extent_um,
+        _tissue_rng=tissue_rng,
         _camera=camera,
         _corners=vignette(recipe, camera, rng),
         _drift_um=_drift(rng, recipe, n_slices),

@@ -10,12 +10,12 @@ import numpy as np
 
 from rcm_daemon.simulator import random_fields as fields
 from rcm_daemon.simulator.inclusions import Inclusions, add_inclusions, build_inclusions
-from rcm_daemon.simulator.relief import Relief, build_relief
 from rcm_daemon.simulator.textures import HONEYCOMB, HONEYCOMB_SPACING_UM, build_layers
 
 if TYPE_CHECKING:
     from rcm_daemon.simulator.grids import Grid
     from rcm_daemon.simulator.recipe import Recipe
+    from rcm_daemon.simulator.relief import Relief
 
 SECTION_UM = 3.0
 """Axial thickness of an optical section: no change with depth is sharper than this."""
@@ -50,9 +50,8 @@ class Tissue:
     dermal_um: tuple[float, float, float]
 
 
-def build_tissue(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, int]) -> Tissue:
-    """Build one site; `shape` is its extent in um."""
-    relief = build_relief(rng, recipe, shape)
+def build_tissue(rng: np.random.Generator, recipe: Recipe, relief: Relief, shape: tuple[int, int]) -> Tissue:
+    """Fill the surfaces of one site with textures; `shape` is its extent in um."""
     layers = build_layers(rng, recipe, shape)
     clouds = np.exp(
         np.float32(recipe.cloudiness) * fields.cloud_noise(rng, shape, float(rng.uniform(80, 220)))

@@ -62,7 +62,8 @@ def test_surfaces_lie_in_order(family: str) -> None:
 
 
 def test_layers_follow_each_other_with_depth() -> None:
-    tissue = build_tissue(np.random.default_rng(2), _recipe(2), SHAPE)
+    rng, recipe = np.random.default_rng(2), _recipe(2)
+    tissue = build_tissue(rng, recipe, build_relief(rng, recipe, SHAPE), SHAPE)
     assert tissue.layers.shape == (N_LAYERS, *SHAPE)
     window = (slice(0, SHAPE[0]), slice(0, SHAPE[1]))
     last = np.zeros(SHAPE, np.float32)
