@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trainer.data.manifest import LabelledStack
     from trainer.live_runs import LiveRun
     from trainer.networks.rcn import RecurrentStrata
+    from trainer.offline import StackRun
 
 CALIBRATION_SCHEMA = "rcm-calibration-1"
 CALIBRATION_NAME = "calibration.json"
@@ -56,13 +57,17 @@ OUTERMOST = 0.002
 
 @dataclass(frozen=True)
 class Rank:
-    """Where in its distribution the readers' boundary lay, 0..1, when a share of the stack was seen."""
+    """Where in its distribution the readers' boundary lay, 0..1, when a share of the stack was seen.
+
+    `weight` is the number of stacks it stands for.
+    """
 
     patient: str
     boundary: int
     inside: bool
     share_seen: float
     rank: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ def calibrate(
     recurrent: Recurrent,
     prior: BoundaryPrior,
     domain: PictureDomain | None = None,
+    beginnings: Sequence[StackRun] = (),
 ) -> Calibration:
     """Calibrate on stacks of patients used for nothing else.
 
@@ -159,6 +165,9 @@ def calibrate(
         Its prior.
     domain
         What their pictures look like, to be kept with the rest.
+    beginnings
+        Of other stacks, by the same CNN, for the intervals given in the first quarter, see
+        `trainer.beginnings`.
 
     Raises
     ------
@@ -182,6 +191,7 @@ def calibrate(
             ranks.extend(_ranks(run, prior, scale))
             confidences.append(_confidences(run, estimation))
             advance(1, "")
+    early = _early_ranks(beginnings, recurrent, prior, scale) if beginnings else []
     answers = [
         (given.probabilities, run.stack.labels[: len(given.probabilities)])
         for run in runs
@@ -190,11 +200,24 @@ def calibrate(
     parameters = _parameters(
         prior,
         scale,
-        _fit_levels(ranks, inside=True),
-        _fit_levels(ranks, inside=False),
+        _fit_levels(ranks, early, inside=True),
+        _fit_levels(ranks, early, inside=False),
         _fit_settled(confidences),
     ).model_copy(update={"domain": domain})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
+
+
+def _early_ranks(
+    beginnings: Sequence[StackRun], recurrent: Recurrent, prior: BoundaryPrior, scale: float
+) -> list[Rank]:
+    ranks: list[Rank] = []
+    with progress_bar("calibrating on beginnings", len(beginnings), "stacks") as advance:
+        for begun in beginnings:
+            if begun.weight:
+                run = live_run(begun.stack, begun.slices[0], recurrent, Estimation(), begun.n_planned)
+                ranks.extend(_ranks(run, prior, scale, begun.weight, "another "))
+            advance(1, "")
+    return ranks
 
 
 def _parameters(
@@ -216,12 +239,13 @@ def _parameters(
 def _posteriors(
     run: LiveRun, prior: BoundaryPrior, scale: float, every: int = 1
 ) -> Iterator[BoundaryPosterior]:
+    weight = np.array([one.weight for one in run.slices])
     for given in run.given[::every]:
         if given.evidence is None:
             raise DataSetError("a calibration needs a segmental network, this one gives no evidence")
         seen = len(given.evidence)
         evidence = given.evidence.astype(np.float64) * scale
-        yield boundary_posterior(run.stack.z_um[:seen], evidence, np.ones(seen), prior)
+        yield boundary_posterior(run.stack.z_um[:seen], evidence, weight[:seen], prior)
 
 
 def _fit_scale(runs: Sequence[LiveRun], prior: BoundaryPrior) -> float:
@@ -237,7 +261,9 @@ def _fit_scale(runs: Sequence[LiveRun], prior: BoundaryPrior) -> float:
     return float(SCALES[int(np.argmin(losses))])
 
 
-def _ranks(run: LiveRun, prior: BoundaryPrior, scale: float) -> list[Rank]:
+def _ranks(
+    run: LiveRun, prior: BoundaryPrior, scale: float, weight: float = 1.0, prefix: str = ""
+) -> list[Rank]:
     """Rank of the readers' boundaries in every prefix's posterior.
 
     A boundary that the stack does not come to, and of which nothing more is known, lies somewhere below its
@@ -257,22 +283,24 @@ def _ranks(run: LiveRun, prior: BoundaryPrior, scale: float) -> list[Rank]:
                 Rank(
                     boundary=k,
                     inside=statuses[k] == "inside",
-                    share_seen=posterior.n_slices / stack.n_slices,
+                    share_seen=posterior.n_slices / run.n_planned,
                     rank=(1 + rank) / 2 if truth is None else rank,
-                    patient=stack.patient,
+                    patient=prefix + stack.patient,
+                    weight=weight,
                 )
             )
     return found
 
 
-def _fit_levels(ranks: Sequence[Rank], *, inside: bool) -> Levels:
+def _fit_levels(ranks: Sequence[Rank], early: Sequence[Rank], *, inside: bool) -> Levels:
+    """Levels of all quarters together from whole stacks, of each quarter from beginnings as well."""
     chosen = [rank for rank in ranks if rank.inside == inside]
     overall = [_edges([rank for rank in chosen if rank.boundary == k]) for k in range(len(BOUNDARIES))]
     by_share = []
     for quarter in range(N_SHARES):
         of_quarter = [
             rank
-            for rank in chosen
+            for rank in (*chosen, *(rank for rank in early if rank.inside == inside))
             if min(N_SHARES - 1, int(np.ceil(rank.share_seen * N_SHARES)) - 1) == quarter
         ]
         pairs = []
@@ -290,7 +318,12 @@ def _edges(ranks: Sequence[Rank]) -> tuple[float, float]:
     if not ranks:
         return edge, 1 - edge
     outer = edge * (1 - 1 / len({rank.patient for rank in ranks}))
-    low, high = np.quantile([rank.rank for rank in ranks], [outer, 1 - outer])
+    low, high = np.quantile(
+        [rank.rank for rank in ranks],
+        [outer, 1 - outer],
+        weights=[rank.weight for rank in ranks],
+        method="inverted_cdf",  # the one that knows weights
+    )
     return round(float(np.clip(low, OUTERMOST, 0.5)), 4), round(float(np.clip(high, 0.5, 1 - OUTERMOST)), 4)
 
 

@@ -24,6 +24,13 @@ def calibrate(
     part: Annotated[
         str, typer.Option(help="Part of the split: patients nothing else has used.")
     ] = "calibration",
+    beginnings: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="For networks trained on phantoms: more of them, of which only the first quarter comes.",
+        ),
+    ] = 0,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -31,6 +38,7 @@ def calibrate(
 ) -> None:
     """Calibrate a live network's probabilities and intervals on patients of their own, before its export."""
     from rcm_daemon.errors import DataSetError
+    from trainer.beginnings import begin_phantoms
     from trainer.calibrate import calibrate as fit
     from trainer.calibrate import check_patients, write_calibration
     from trainer.data.manifest import load_data_set
@@ -46,11 +54,13 @@ def calibrate(
     if part not in PARTS:
         raise DataSetError(f"a part of a split must be one of {', '.join(PARTS)}, got {part}")
     set_threads(threads)
+    data_set = load_data_set(data)
+    if beginnings and not data_set.is_phantom:
+        raise DataSetError(f"beginnings are of phantoms, {data_set.path} holds recorded stacks")
     network = load_cnn(cnn)[0]
     recurrent = load_rcn(rcn)[0]
     if recurrent.likelihood is None:
         raise DataSetError(f"a calibration is for networks of the preset live, {rcn} is none")
-    data_set = load_data_set(data)
     indices = load_split(split or rcn / "split.json", data_set).stack_indices(data_set, part).tolist()
     stacks = [data_set.stacks[index] for index in indices]
     check_patients(stacks)
@@ -64,6 +74,7 @@ def calibrate(
         graph_runner(recurrent),
         recurrent.likelihood.prior(),
         picture_domain(stacks),
+        begin_phantoms(data_set, cnn, beginnings, workers) if beginnings else (),
     )
     path = write_calibration(rcn, found, recurrent)
     typer.echo(f"wrote {path}: {found.n_stacks} stacks of {found.n_patients} patients")

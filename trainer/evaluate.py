@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import HELD_OUT_FAMILY, TRAINING_FAMILIES
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.beginnings import BEGINNINGS, evaluate_beginnings
 from trainer.live_evaluation import live_evaluation
 from trainer.live_figures import draw_live
 from trainer.model_card import notice_of
@@ -50,6 +52,7 @@ def write_evaluation(
     pixel_size_um: float = 0.5,
     n_held_out: int | None = None,
     left_out: LeftOut = WHOLE,
+    n_beginnings: int = 0,
 ) -> dict[str, Any]:
     """Score a bundle, or predictions, or both on the same stacks; write evaluation.json and evaluation.md.
 
@@ -85,6 +88,8 @@ def write_evaluation(
         Number of those of the family kept out of training, if it is another.
     left_out
         Slices that never arrive.
+    n_beginnings
+        Number of unseen phantoms of which only the first quarter comes, see `trainer.beginnings`.
 
     Returns
     -------
@@ -103,20 +108,18 @@ def write_evaluation(
         raise DataSetError(f"the share of missing slices must be from 0 to below 1, got {left_out.missing}")
     if not left_out.extent_um > 0:
         raise DataSetError(f"the extent of a stack must be above 0 um, got {left_out.extent_um:g}")
-    if not 0 < left_out.first_share <= 1:
-        raise DataSetError(
-            f"the first share of a stack must be above 0 and at most 1, got {left_out.first_share}"
-        )
     if predictions and left_out != WHOLE:
         raise DataSetError("slices can be left out for bundles only, got predictions")
-    if bundle is None and (single or n_fresh):
+    if bundle is None and (single or n_fresh or n_beginnings):
         raise DataSetError("a single-image bundle and fresh phantoms go with a bundle, got none")
-    if not stacks and (predictions or not n_fresh):
+    if not stacks and (predictions or not (n_fresh or n_beginnings)):
         raise DataSetError("an evaluation needs test stacks or a number of fresh phantoms, got neither")
     others = {path.stem: read_predictions(path, stacks) for path in predictions}
     verified = load_verified(bundle) if bundle else None
     folders = [folder for folder in (bundle, single) if folder]
     names = [verified.manifest.name] if verified else []
+    if n_beginnings and not (verified and ESTIMATOR_FILE in verified.files):
+        raise DataSetError("beginnings are for a bundle with an estimator, got none")
     if single is not None:
         kind = load_verified(single).manifest.kind
         if kind != "single":
@@ -173,6 +176,13 @@ def write_evaluation(
             out.mkdir(parents=True, exist_ok=True)
             draw_live(scored["live"], title, out / f"live-{number + 1}.png")
         result["sets"].append(scored)
+        _write(out, result)
+    if verified and bundle and n_beginnings:
+        planned = fresh_phantoms(
+            verified.digest, n_beginnings, TRAINING_FAMILIES, "beginnings", z_step_um, pixel_size_um
+        )
+        runs = run_bundles([bundle], planned, n_workers, f"beginnings of {n_beginnings} phantoms", BEGINNINGS)
+        result["beginnings"] = evaluate_beginnings(runs, Networks.open(verified, "cpu", 1))
         _write(out, result)
     return result
 

@@ -48,10 +48,12 @@ def evaluate(
     extent_um: Annotated[
         float, typer.Option(help="Leave out slices farther than this below the first one of their stack.")
     ] = math.inf,
-    first_share: Annotated[
-        float,
-        typer.Option(help="Leave out all slices but the first ones of each stack, this share of them."),
-    ] = 1.0,
+    beginnings: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Unseen phantoms of which only the first quarter comes: intervals given so early."
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
     """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
@@ -86,6 +88,7 @@ def evaluate(
         z_step_um=z_step_um,
         pixel_size_um=pixel_size_um,
         n_held_out=held_out,
-        left_out=LeftOut(missing, extent_um, first_share),
+        left_out=LeftOut(missing, extent_um),
+        n_beginnings=beginnings,
     )
     typer.echo((out / "evaluation.md").read_text())

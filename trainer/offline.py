@@ -61,6 +61,8 @@ class StackRun:
         What each bundle's own estimator says of the whole stack, None where it has none.
     n_planned
         Slices that would have come had nobody stopped the scan, see `LeftOut`; 0 = as many as came.
+    weight
+        Stacks that it stands for; 0 = it was not run, see `LeftOut`.
     """
 
     stack: LabelledStack
@@ -68,11 +70,12 @@ class StackRun:
     probabilities: tuple[np.ndarray, ...] = ()
     estimates: tuple[StrataEstimate | None, ...] = ()
     n_planned: int = 0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Which slices of a stack never arrive.
+    """Which slices of a stack never arrive, and which stacks are not run at all.
 
     Attributes
     ----------
@@ -83,11 +86,16 @@ class LeftOut:
     first_share
         Of what is left, all but the first slices that make up this share, above 0 to 1: the scan is looked at
         while it goes on.
+    taken
+        Pairs of a distance in um and a share above 0: of the stacks whose epidermis-DEJ lies less than that
+        below the last slice that arrives, that share is run, drawn by the stack's seed or name; the first
+        pair that fits counts.
     """
 
     missing: float = 0.0
     extent_um: float = math.inf
     first_share: float = 1.0
+    taken: tuple[tuple[float, float], ...] = ((math.inf, 1.0),)
 
     def arriving(self, stack: LabelledStack) -> tuple[np.ndarray, int]:
         """Return which slices arrive (bool [n]), and how many would have if the scan had gone on."""
@@ -96,8 +104,15 @@ class LeftOut:
         arriving[0] = True
         arriving &= stack.z_um <= stack.z_um[0] + self.extent_um + ROUNDING_UM
         n_planned = int(arriving.sum())
-        arriving &= np.cumsum(arriving) <= math.ceil(self.first_share * n_planned)
+        arriving &= np.cumsum(arriving) <= max(1, math.floor(self.first_share * n_planned))
         return arriving, n_planned
+
+    def weight(self, stack: LabelledStack, last_um: float, seed: int) -> float:
+        """Return how many stacks one stands for of which slices down to `last_um` arrive, 0 = not run."""
+        first_um = (stack.boundaries_um or depths(stack.labels, stack.z_um))[0]
+        below_um = math.inf if first_um is None else first_um - last_um
+        share = next((share for um, share in self.taken if below_um < um), self.taken[-1][1])
+        return 1 / share if np.random.default_rng([seed, 1]).uniform() < share else 0.0
 
 
 WHOLE = LeftOut()
@@ -221,12 +236,15 @@ def _open(folders: tuple[Path, ...]) -> None:
 
 def _run(source: Source, left_out: LeftOut) -> StackRun:
     if isinstance(source, LabelledStack):
-        stack, fields = source, fields_of_stack(source)
+        stack, fields, seed = source, fields_of_stack(source), crc32(source.stack.encode())
     else:
         phantom = build_stack(*source)
-        stack, fields = _labelled(phantom, source[0]), _rendered(phantom)
+        stack, fields, seed = _labelled(phantom, source[0]), _rendered(phantom), source[0].seed
     arrived, n_planned = left_out.arriving(stack)
     stack, fields = thinned(stack, arrived), compress(fields, arrived)
+    weight = left_out.weight(stack, stack.z_um[-1], seed)
+    if weight == 0:
+        return StackRun(stack, n_planned=n_planned, weight=0.0)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
     for number, trio in enumerate(_with_neighbours(fields)):
@@ -248,7 +266,7 @@ def _run(source: Source, left_out: LeftOut) -> StackRun:
         estimate = estimate_strata(partial, networks.recur, Estimation(parameters), 1.0)
         probabilities.append(estimate.probabilities)
         estimates.append(estimate if parameters else None)
-    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates), n_planned)
+    return StackRun(stack, tuple(slices), tuple(probabilities), tuple(estimates), n_planned, weight)
 
 
 def thinned(stack: LabelledStack, kept: np.ndarray) -> LabelledStack:

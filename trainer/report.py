@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rcm_daemon.core.records import BOUNDARIES, STRATA
+from trainer.beginnings import beginnings_markdown
 from trainer.live_report import live_markdown
 from trainer.markdown_tables import BOUNDARY_NAMES, STRATUM_NAMES, table
 from trainer.metrics import IMPOSSIBLE_TRANSITIONS
@@ -47,6 +48,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for one in result["sets"]:
         lines += _set(one)
+    if "beginnings" in result:
+        lines += beginnings_markdown(result["beginnings"])
     return "\n".join(lines) + "\n"
 
 

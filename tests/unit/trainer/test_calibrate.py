@@ -21,6 +21,7 @@ from trainer.data.manifest import LabelledStack
 from trainer.live_runs import live_run, slices_of
 from trainer.live_scores import coverages
 from trainer.networks.rcn import Architecture, RecurrentStrata
+from trainer.offline import StackRun, thinned
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 ERROR_UM = 5.0
@@ -82,6 +83,25 @@ def test_intervals_of_an_overconfident_network_are_widened_until_they_hold() -> 
     assert 0.85 < after < 0.95
     assert found.temperature > 1.5
     assert found.parameters.evidence_scale < 1
+
+
+def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
+    found = calibrate(*stacks(100, 0), overconfident, PRIOR)
+    begun = []
+    for stack, rows in zip(*stacks(60, 7), strict=True):
+        n_seen = stack.n_slices // 4
+        cut = thinned(stack, np.arange(stack.n_slices) < n_seen)
+        begun.append(StackRun(cut, (slices_of(cut, rows[:n_seen]),), n_planned=stack.n_slices, weight=2.0))
+    unseen = StackRun(begun[0].stack, n_planned=begun[0].n_planned, weight=0.0)
+    more = calibrate(*stacks(100, 0), overconfident, PRIOR, beginnings=[*begun, unseen])
+    for kind in ("inside", "forecast"):
+        before, after = (getattr(one.parameters, kind) for one in (found, more))
+        assert after.overall == before.overall
+        assert after.by_share[1:] == before.by_share[1:]
+    assert more.parameters.forecast.by_share[0] != found.parameters.forecast.by_share[0]
+    same = ("temperature", "n_stacks", "n_patients")
+    assert [getattr(more, name) for name in same] == [getattr(found, name) for name in same]
+    assert more.parameters.settled_probability == found.parameters.settled_probability
 
 
 def test_settled_labels_hardly_ever_change() -> None:

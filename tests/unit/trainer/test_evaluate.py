@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from seeded_bundles import write_seeded_bundle
 from trainer_commands import run
 
-from rcm_daemon.bundle.sessions import Networks
-from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
@@ -20,8 +16,6 @@ from trainer.data.manifest import load_data_set
 from trainer.data.phantoms import SetParameters, plan_stacks
 from trainer.data.prepared import fields_of_stack
 from trainer.data.split import load_split
-from trainer.live_runs import live_run
-from trainer.live_scores import coverages
 from trainer.networks.preprocess import resize
 from trainer.offline import LeftOut, fresh_phantoms, run_bundles
 from trainer.scores import Prediction, depths, score
@@ -161,26 +155,3 @@ def test_a_sweep_can_be_cut_at_a_depth(work: Path, tmp_path) -> None:
         assert len(cut.slices[0]) == kept.sum()
     with pytest.raises(DataSetError, match=r"must be above 0 um, got 0"):
         run("evaluate", work / "whole", "--data", work / "data", "--extent-um", "0", "--out", tmp_path)
-
-
-def test_a_scan_can_be_looked_at_while_it_goes_on(work: Path, tmp_path) -> None:
-    folder = write_seeded_bundle(tmp_path / "live", "live")
-    data = load_data_set(work / "data")
-    stacks = [replace(data.stacks[index], boundaries_um=None) for index in range(3)]
-    whole = run_bundles([folder], stacks, 1, "whole")
-    early = run_bundles([folder], stacks, 1, "early", LeftOut(first_share=0.25))
-    networks = Networks.open(load_verified(folder), "cpu", 1)
-    estimation = Estimation(networks.estimator_parameters)
-    for stack, full, part in zip(stacks, whole, early, strict=True):
-        n_seen = -(-stack.n_slices // 4)
-        assert 1 < n_seen == part.stack.n_slices < part.n_planned == stack.n_slices
-        # Where its boundaries are is known, though the scan has not come there, and what is said is the same.
-        assert part.stack.boundaries_um == depths(stack.labels, stack.z_um)
-        said, said_early = (
-            coverages(live_run(one.stack, one.slices[0], networks.recur, estimation, one.n_planned))
-            for one in (full, part)
-        )
-        assert said_early == [one for one in said if one.share_seen <= n_seen / stack.n_slices]
-        assert said_early
-    with pytest.raises(DataSetError, match=r"first share of a stack must be above 0 and at most 1, got 0"):
-        run("evaluate", folder, "--data", work / "data", "--first-share", "0", "--out", tmp_path)
