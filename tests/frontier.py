@@ -1,11 +1,13 @@
 """Accuracy against latency of CNNs of several widths and input sizes, all timed in one run.
 
-    python -m tests.frontier RUN [RUN ...] [--full BUNDLE] --out DIR
+    python -m tests.frontier RUN [RUN ...] [--shape WIDTH SIZE METRICS] [--full BUNDLE] --out DIR
 
 Each RUN is the folder of one `rcm-trainer cnn`, all on the same data and split; accuracy is that of its best
 snapshot on the validation stacks, one slice at a time. Each CNN is exported as for a bundle (1000 x 1000,
 resizing included) and run by ONNX Runtime in turn with the others, 0.1 s after the one before, on as many
 threads as a daemon would take. With --full the latency of that bundle's CNN is what others are ratios of.
+A CNN whose weights were not kept is given by --shape (repeatable): one of its width and input size is timed,
+untrained, which takes as long, and its accuracy is read from the metrics its training left.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rcm_daemon.bundle.cnn import open_cnn, run_cnn
@@ -26,6 +29,7 @@ from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.threads import settle_threads
 from rcm_daemon.bundle.verify import VerifiedBundle, load_verified
 from rcm_daemon.simulator import make_phantom
+from trainer.networks.inception import InceptionStrata
 from trainer.onnx_graphs import cnn_graph
 from trainer.train_cnn import load_cnn
 
@@ -49,12 +53,25 @@ class Point:
 def point_of(run: Path) -> tuple[Point, VerifiedBundle]:
     """Return a run's point without its latency, and the default bundle with its CNN in it."""
     network, checkpoint = load_cnn(run)
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    accuracy = max(epoch["validation_accuracy"] for epoch in epochs)
     recipe = checkpoint["recipe"]
+    return _point(run.name, recipe["width"], recipe["size"], run / "metrics.jsonl", network)
+
+
+def point_of_shape(width: float, size: int, metrics: Path) -> tuple[Point, VerifiedBundle]:
+    """Return the same of a CNN of which only its metrics are left."""
+    torch.manual_seed(0)
+    network = InceptionStrata(width, size, with_distances=True).eval()
+    return _point(metrics.stem.removesuffix("-metrics"), width, size, metrics, network)
+
+
+def _point(
+    name: str, width: float, size: int, metrics: Path, network: InceptionStrata
+) -> tuple[Point, VerifiedBundle]:
+    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+    accuracy = max(epoch["validation_accuracy"] for epoch in epochs)
     bundle = load_verified(default_bundle_path())
     cnn = cnn_graph(network, bundle.manifest.input.shape).SerializeToString()
-    point = Point(run.name, recipe["width"], recipe["size"], len(epochs), accuracy)
+    point = Point(name, width, size, len(epochs), accuracy)
     return point, replace(bundle, files={**bundle.files, "cnn.onnx": cnn})
 
 
@@ -116,14 +133,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--shape", nargs=3, action="append", default=[], metavar=("WIDTH", "SIZE", "METRICS"))
     parser.add_argument("--full", type=Path, help="Bundle of the full-width CNN.")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     points, bundles = [], {}
-    for run in given.runs:
-        point, bundles[run.name] = point_of(run)
+    for point, bundle in (
+        *(point_of(run) for run in given.runs),
+        *(point_of_shape(float(width), int(size), Path(path)) for width, size, path in given.shape),
+    ):
         points.append(point)
+        bundles[point.name] = bundle
     if given.full is not None:
         bundles["full width"] = load_verified(given.full)
     found = latencies_ms(bundles, given.rounds)
