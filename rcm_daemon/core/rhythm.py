@@ -25,6 +25,8 @@ MOST_GROWTH = 1.5
 """By more than this factor a pass is not believed to have become slower: something else had the core."""
 FORGET = 0.998
 """Where not all passes fit, all are expected to take so much less the next time: so they are tried again."""
+FORGET_FIRST = 0.8
+"""The same while there has been a single pass: a start is busy, and it was presumably held up."""
 
 
 class Rhythm:
@@ -47,6 +49,7 @@ class Rhythm:
         self._intervals_s: deque[float] = deque(maxlen=N_INTERVALS)
         self._took_s = [0.0] * N_PASSES  # each pass, when it was made last; 0 = never yet
         self._longest_s = self._end_s = 0.0
+        self._n_made = 0
         self.n_left = 0
 
     def arrived(self, now_s: float) -> None:
@@ -69,13 +72,17 @@ class Rhythm:
         while n and MARGIN * self._takes_s(n) > longest_s:
             n -= 1
         if n < N_PASSES:
-            self._took_s = [FORGET * took_s for took_s in self._took_s]
+            forget = FORGET_FIRST if self._n_made == 1 else FORGET
+            self._took_s = [forget * took_s for took_s in self._took_s]
         self.n_left, self._longest_s, self._end_s = n, longest_s, end_s
 
     def _takes_s(self, n: int) -> float:
-        """Expect the last n passes to take what they took before, one never made what the longest took."""
-        longest_s = max(self._took_s)
-        return sum(took_s or longest_s for took_s in self._took_s[N_PASSES - n :])
+        """Expect the last n passes to take what they took before, one never made what the quickest took."""
+        return sum(took_s or self._quickest_s for took_s in self._took_s[N_PASSES - n :])
+
+    @property
+    def _quickest_s(self) -> float:
+        return min((took_s for took_s in self._took_s if took_s), default=0.0)
 
     def wait_s(self, now_s: float) -> float | None:
         """Return how long to wait before the next pass, 0 = it is due; None = there is none to be made.
@@ -93,4 +100,5 @@ class Rhythm:
         place = N_PASSES - self.n_left
         took_s, before_s = now_s - begun_s, self._took_s[place]
         self._took_s[place] = min(took_s, MOST_GROWTH * before_s) if before_s else took_s
+        self._n_made += 1
         self.n_left -= 1

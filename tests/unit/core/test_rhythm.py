@@ -128,6 +128,17 @@ def test_a_pass_that_was_held_up_once_is_made_again():
     assert n_made[-1] == N_PASSES
 
 
+@pytest.mark.parametrize("held_up_s", [0.02, 0.06, 0.1, 0.2])
+def test_a_first_pass_that_was_held_up_is_made_again_soon(held_up_s):
+    rhythm = Rhythm(SHARE)
+    n_made = []
+    for i in range(30):
+        rhythm.arrived(100.0 + 0.1 * i)
+        takes_s = [held_up_s if not any(n_made) else 0.0045, *([0.0045] * (N_PASSES - 1))]
+        n_made.append(len(rehearse(rhythm, 100.0 + 0.1 * i, takes_s)))
+    assert min(n_made[18:]) >= N_PASSES - 1  # but for the first one, and the last ones do most
+
+
 def test_a_machine_that_was_slow_for_a_while_is_tried_again():
     rhythm = Rhythm(SHARE)
     n_made = []
