@@ -1,7 +1,7 @@
 """The trained CNN in torch itself, timed on request: what `rcm-daemon bench` sets beside ONNX Runtime.
 
-Started as `python -m trainer.torch_timing <eager|compile> <cnn.pt> <cpu|cuda>`. Once warm it writes an empty
-line; then, for every line it reads, one with the milliseconds that a slice took.
+Started as `python -m trainer.torch_timing <eager|compile> <cnn.pt> <cpu|cuda> <threads>`. Once warm
+it writes an empty line; then, for every line it reads, one with the milliseconds that a slice took.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def timed_run(mode: str, checkpoint: Path, device: str) -> Callable[[], float]:
 
 def main() -> None:
     """Serve standard input until it ends."""
-    mode, checkpoint, device = sys.argv[1:]
+    mode, checkpoint, device, n_threads = sys.argv[1:]
+    torch.set_num_threads(int(n_threads))
     once = timed_run(mode, Path(checkpoint), device)
     print(flush=True)
     for _ in sys.stdin:

@@ -44,7 +44,8 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['n_cores_allowed']} of {machine['n_cores']} cores, load {load}"
         + (f", {machine['gpu']}" if machine["gpu"] else ""),
         ", ".join(f"{name} {version}" for name, version in fields["versions"].items()),
-        f"{bundle['name']} {bundle['version']} ({bundle['digest'][:12]}) on {fields['provider']}; "
+        f"{bundle['name']} {bundle['version']} ({bundle['digest'][:12]}) on {fields['provider']}, "
+        f"{fields['variant']}, {fields['n_threads']} thread{'s' * (fields['n_threads'] != 1)}; "
         f"{options['n_rounds']} x {options['n_slices']} slices of {side} x {side}",
     ]
     for key, title in (("at_frame_rate", "at the frame rate"), ("back_to_back", "back to back")):

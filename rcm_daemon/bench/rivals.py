@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rcm_daemon.bundle.embedding import embed_slice
+from rcm_daemon.bundle.execution import ON_GPU
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.core.pipeline import Estimation, estimate_strata
@@ -69,9 +70,10 @@ class TorchCnn:
     The daemon never imports torch; the trainer's `torch_timing` does, where it is installed.
     """
 
-    def __init__(self, mode: str, checkpoint: Path, device: str) -> None:
+    def __init__(self, mode: str, checkpoint: Path, device: str, n_threads: int) -> None:
         self.name = f"torch {mode}"
         command = [sys.executable, "-m", "trainer.torch_timing", mode, str(checkpoint), device]
+        command.append(str(n_threads))
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -105,13 +107,16 @@ def rivals_of(
 ) -> tuple[list[Rival], list[str]]:
     """Open what can be run here besides the daemon's own CNN; returns it, and a sentence for all else.
 
-    OpenVINO runs the same variant on as many threads as `networks`.
+    OpenVINO runs the same variant on as many threads as `networks`, torch its float32 network.
     """
     rivals: list[Rival] = []
     notes = []
     if importlib.util.find_spec("openvino") is not None:
         choice = networks.n_threads, networks.variant
-        rivals.append(BareCnn(Networks.open(bundle, "openvino", *choice), "openvino"))
+        try:
+            rivals.append(BareCnn(Networks.open(bundle, "openvino", *choice), "openvino"))
+        except RcmError as error:
+            notes.append(f"OpenVINO was not measured: {error}")
     else:
         notes.append("OpenVINO was not measured: it is not installed here")
     if importlib.util.find_spec("torch") is None:
@@ -121,10 +126,10 @@ def rivals_of(
             "torch was not measured: a bundle holds no torch network, give its cnn.pt as --checkpoint"
         )
     else:
-        device = "cuda" if networks.provider == "cuda" else "cpu"
+        device = "cuda" if networks.provider in ON_GPU else "cpu"
         for mode in ("eager", "compile"):
             try:
-                rivals.append(TorchCnn(mode, checkpoint, device))
+                rivals.append(TorchCnn(mode, checkpoint, device, networks.n_threads))
             except RivalError as error:
                 notes.append(str(error))
     return rivals, notes

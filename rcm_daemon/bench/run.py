@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from rcm_daemon.bundle.location import resolve_bundle
 from rcm_daemon.bundle.processor import n_cores
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.rhythm import REHEARSAL_SHARE
 from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import LocalDaemon
 from rcm_daemon.settings import ENV_PREFIX
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 START_PATIENCE_S = 120.0
+TURNS_SHARE = 0.45
+"""So much of the time between two slices is for what the daemon is compared with: later it may rehearse."""
 N_STARTS = 3
 IDLE_S = 5.0
 N_OVER_AND_OVER = 20
@@ -216,7 +220,8 @@ class _Run:
         self._slices = pictures.slices()
         self.fields = [field_of(one, bundle) for one in self._slices[: len(pictures.images)]]
         self._bare = BareCnn(networks)
-        self._others = others
+        self._others = cycle(others)
+        self._one_a_slice = False
         self._measured = measured
 
     def play(
@@ -242,11 +247,12 @@ class _Run:
             if index + 1 in script_at:
                 kept[index + 1] = answer.message
             turns = [partial(self._process, pace, process, index) for process in processes]
-            turns.append(partial(self._rivals, pace, index))
-            for place, turn in enumerate(turns, start=1):
-                if fps is not None:  # in the first half: in the second the daemon may rehearse
-                    pause_until(due_s - (1 - 0.6 * place / (len(turns) + 1)) / fps)
-                turn()
+            turns += [partial(rival, pace, index) for rival in (self._bare_turn, self._other_turn)]
+            if fps is None:
+                for turn in turns:
+                    turn()
+            else:
+                self._take_turns(turns, index, due_s, fps)
         pace.fps.append(n_slices / (time.monotonic() - begun_s))
         stream.end(n_slices)
         for process in processes:
@@ -254,6 +260,20 @@ class _Run:
                 self._check_same(answer.message, json.loads(process.answer))
         if fps is not None:
             self._script(kept)
+
+    def _take_turns(self, turns: list[partial[None]], index: int, due_s: float, fps: float) -> None:
+        """Run what the daemon is compared with, before it may rehearse for the slice due at `due_s`.
+
+        Once they have not all been through in time only one of them runs after each slice.
+        """
+        if self._one_a_slice:
+            turns = [turns[index % len(turns)]]
+        for place, turn in enumerate(turns, start=1):
+            pause_until(due_s - (1 - TURNS_SHARE * place / (len(turns) + 1)) / fps)
+            turn()
+        if time.monotonic() > due_s - REHEARSAL_SHARE / fps:
+            self._measured.n_in_rehearsals += self._one_a_slice
+            self._one_a_slice = True
 
     def _process(self, pace: Pace, process: AnsweringProcess, index: int) -> None:
         pace.note_rival(process.name, process.run(index))
@@ -275,7 +295,8 @@ class _Run:
             n_runs = n_rounds * len(self._slices)
             for index in range(n_runs):
                 pause_until(time.monotonic() + gap_s)
-                self._rivals(pace, index)
+                self._bare_turn(pace, index)
+                self._other_turn(pace, index)
             pace.fps.append(n_runs / (time.monotonic() - begun_s))
 
     def bare_over_and_over(self) -> None:
@@ -283,13 +304,13 @@ class _Run:
         times_ms = [self._bare.run(self.fields[index % len(self.fields)]) for index in range(N_OVER_AND_OVER)]
         self._measured.bare_hot_ms += times_ms[N_OVER_AND_OVER // 2 :]
 
-    def _rivals(self, pace: Pace, index: int) -> None:
-        """Run the bare CNN, and one of the others."""
-        image = self.fields[index % len(self.fields)]
-        pace.note_rival(self._bare.name, self._bare.run(image))
-        if self._others:
-            other = self._others[index % len(self._others)]
-            pace.note_rival(other.name, other.run(image))
+    def _bare_turn(self, pace: Pace, index: int) -> None:
+        pace.note_rival(self._bare.name, self._bare.run(self.fields[index % len(self.fields)]))
+
+    def _other_turn(self, pace: Pace, index: int) -> None:
+        """Run the one of the others whose turn it is."""
+        if (other := next(self._others, None)) is not None:
+            pace.note_rival(other.name, other.run(self.fields[index % len(self.fields)]))
 
     def _script(self, kept: dict[int, dict[str, object]]) -> None:
         script = ReembeddingScript(self._for_script, self._slices)

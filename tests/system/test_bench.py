@@ -40,7 +40,10 @@ def test_it_measures_daemon_bare_cnn_and_script_in_one_run(tmp_path):
     fields = json.loads(found.read_text())
     for pace in (fields["at_frame_rate"], fields["back_to_back"]):
         assert set(pace["end_to_end"]) == set(pace["bare"]) == SUMMARY
-        assert pace["end_to_end"]["n"] == pace["bare"]["n"] == pace["transport alone"]["n"] == 28
+        assert pace["end_to_end"]["n"] == 28
+        # Where time is short between slices, one after the other has its turn.
+        turns = [pace[name]["n"] for name in ("bare", "transport alone", "one process")]
+        assert turns == [28] * 3 or (pace is fields["at_frame_rate"] and min(turns) >= 6)
         beyond_ms = pace["ratios"]["end to end - bare, p50 ms"] - pace["transport alone"]["p50_ms"]
         assert pace["ratios"]["end to end - bare - transport alone, p50 ms"] == pytest.approx(beyond_ms)
         one_process, bare, end_to_end = (

@@ -17,7 +17,8 @@ def measured_run(n_slices=20, growth_ms=0.1):
     bundle = {"name": "tiny", "version": "1", "digest": "d" * 64}
     options = {"fps": 10.0, "n_rounds": 2, "n_slices": n_slices, "n_instruments": 3, "side_px": 64}
     about = {"machine": machine, "bundle": bundle, "options": options}
-    measured = Measured({**about, "versions": {"python": "3"}, "provider": "cpu"})
+    how = {"provider": "cpu", "variant": "fp32", "n_threads": 1}
+    measured = Measured({**about, **how, "versions": {"python": "3"}})
     measured.bare_hot_ms = [5.0, 7.0]
     for pace in (measured.at_frame_rate, measured.back_to_back):
         for _ in range(2):
@@ -57,6 +58,7 @@ def test_what_is_beyond_the_bare_cnn_and_how_it_grows_are_read_off_one_run():
     end_to_end = fields["at_frame_rate"]["end_to_end"]
     assert ratios["end to end - bare, p50 ms"] == pytest.approx(end_to_end["p50_ms"] - 8.0)
     assert ratios["end to end at 20 - at 5 slices, p50 ms"] == pytest.approx(0.1 * (16 - 5))
+    assert ratios["end to end at 20 - at 12 slices, p50 ms"] == pytest.approx(0.1 * (16 - 12))
     assert fields["at_frame_rate"]["parts"]["transport_ms"]["p50_ms"] == pytest.approx(2.05)
 
 
@@ -77,3 +79,12 @@ def test_what_could_not_be_measured_is_said_plainly():
     measured = measured_run()
     measured.notes.append("torch was not measured: it is not installed here")
     assert report_lines(measured.fields())[-1] == "note: torch was not measured: it is not installed here"
+
+
+def test_what_may_have_been_disturbed_is_said():
+    measured = measured_run()
+    assert not any("may rehearse" in note for note in measured.fields()["notes"])
+    measured.n_in_rehearsals = 3
+    assert "note: after 3 slices at the frame rate something else still ran" in "\n".join(
+        report_lines(measured.fields())
+    )
