@@ -111,7 +111,7 @@ def simulate_phantoms(
                 player.play(plan, phantom.render, fps)
                 _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
             else:
-                advised = partial(_advice, answers, plan.stack_id)
+                advised = partial(_advice, answers, player.run_id, plan.stack_id)
                 n_sent = player.follow(plan, phantom.render_at, advised)
                 _say(f"{phantom.stack_id}: {n_sent} slices sent, {len(phantom.z_um)} in the full sweep")
 
@@ -136,18 +136,21 @@ def simulate_recorded(
                 _say(f"{stack.stack_id}: {len(stack.z_um)} slices sent")
 
 
-def _advice(answers: zmq.Socket[bytes], stack_id: str, n_sent: int) -> tuple[str, float]:
-    """Wait for the answer to slice number `n_sent` of a stack; a daemon that gives no advice goes on."""
+def _advice(answers: zmq.Socket[bytes], run_id: str, stack_id: str, n_sent: int) -> tuple[str, float]:
+    """Wait for the answer to slice number `n_sent` of a stack; a daemon that gives no advice goes on.
+
+    A stack of the same id that an earlier run left open is another one.
+    """
     deadline_s = time.monotonic() + ADVICE_PATIENCE_S
     for fields in results(answers):
-        if fields is None:
-            if time.monotonic() > deadline_s:
-                raise RcmError(
-                    f"the daemon must answer every slice, no answer came to {n_sent} of {stack_id}"
-                )
-            continue
-        if fields["stack_id"] == stack_id and fields["n_slices"] + fields["n_rejected"] >= n_sent:
+        if (
+            fields is not None
+            and (fields["run_id"], fields["stack_id"]) == (run_id, stack_id)
+            and fields["n_slices"] + fields["n_rejected"] >= n_sent
+        ):
             return fields["advice"], fields["advice_z_um"]
+        if time.monotonic() > deadline_s:
+            raise RcmError(f"the daemon must answer every slice, no answer came to {n_sent} of {stack_id}")
     raise RcmError("the results ended")
 
 

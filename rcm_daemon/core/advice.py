@@ -15,6 +15,8 @@ import numpy as np
 from rcm_daemon.core.records import Advice
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rcm_daemon.core.posterior import BoundaryPosterior
 
 FULL_GAIN_UM = 6.0
@@ -28,22 +30,30 @@ FARTHEST_UM = 30.0
 """No depth farther below the newest slice is advised."""
 NEXT_STEPS = 1.0
 """A depth that lies no more than so many of the stack's steps ahead is what the sweep comes to anyway."""
+SAME_PLACE_UM, MOST_TRIES = 1.5, 2
+"""Where so many slices so near have shown nothing, another one is not asked for."""
 ROUNDING_UM = 1e-6
 """Depths this close are one."""
 
 
-def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
+def advise(posterior: BoundaryPosterior, trusted: NDArray[np.bool_], *, all_found: bool) -> Advice:
     """Advise on a partial stack.
 
     Parameters
     ----------
     posterior
         Of both boundaries.
+    trusted
+        [n] which slices show tissue as it is. A depth that others were taken at is not imaged yet: it may be
+        asked for once more.
     all_found
         Whether neither boundary is still ahead.
     """
-    imaged = posterior.depths_um[: posterior.n_slices]
-    deepest = float(imaged[-1])
+    taken = posterior.depths_um[: posterior.n_slices]
+    imaged = taken if trusted.all() else taken[trusted]
+    if len(imaged) == 0:
+        return Advice("continue")
+    deepest = float(taken[-1])
     between = (imaged[1:] + imaged[:-1]) / 2
     ahead = posterior.depths_um[posterior.n_slices :]
     candidates = np.concatenate([between, ahead[ahead <= deepest + FARTHEST_UM]])
@@ -56,13 +66,16 @@ def advise(posterior: BoundaryPosterior, *, all_found: bool) -> Advice:
     above = candidates - imaged[place - 1]
     below = np.where(place < len(imaged), imaged[np.minimum(place, len(imaged) - 1)] - candidates, np.inf)
     gain = entropy * np.minimum(np.minimum(above, below) / FULL_GAIN_UM, 1.0)
+    if len(imaged) < len(taken):
+        tries = np.abs(candidates[:, None] - taken[~trusted]) < SAME_PLACE_UM
+        gain[tries.sum(axis=1) >= MOST_TRIES] = 0.0
     best = int(np.argmax(gain))
     if all_found and gain[best] < LEAST_GAIN:
         return Advice("stop")
     z_um = float(candidates[best])
     if gain[best] < LEAST_GAIN:
         return Advice("continue")
-    step_um = statistics.median((imaged[1:] - imaged[:-1]).tolist()) if len(imaged) > 1 else FULL_GAIN_UM
+    step_um = statistics.median((taken[1:] - taken[:-1]).tolist()) if len(taken) > 1 else FULL_GAIN_UM
     if 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
         return Advice("continue")
     return Advice("acquire_at", z_um)

@@ -2,7 +2,8 @@
 
 Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
 it lies above the newest slice with its `found_probability`; it lies at its median, or at the newest slice
-where that is deeper, and slices below that are labelled so. The median is that of the whole distribution, not
+where that is deeper, and slices below that are labelled so. (The newest slice is the deepest one that says
+anything: what lies below, dark, has not been looked at.) The median is that of the whole distribution, not
 of the part above the newest slice: that part ends where the stack ends for now, and its median would sink
 with every slice that follows. The distributions are in order, so the labels can never fall, and no junction
 thinner than the prior's thinnest is ever skipped.
@@ -14,7 +15,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from rcm_daemon.core.advice import advise
 from rcm_daemon.core.mosaic import MosaicRule, mosaic_plan
@@ -33,10 +34,22 @@ FoundProbability = Annotated[float, Field(ge=0.3, lt=1)]
 Um = Annotated[float, Field(gt=0, le=10_000)]
 N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
+TRUSTED = 0.25
+"""A slice of less weight than this settles nothing, and its depth is not imaged yet."""
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _around_the_median(pair: tuple[float, float]) -> tuple[float, float]:
+    if not pair[0] <= 0.5 <= pair[1]:
+        raise ValueError(f"a low level must be at most 0.5 and a high one at least 0.5, got {pair}")
+    return pair
+
+
+LowHigh = Annotated[tuple[Probability, Probability], AfterValidator(_around_the_median)]
+OfBoth = Annotated[tuple[LowHigh, ...], Field(min_length=2, max_length=2)]
 
 
 class Levels(_Record):
@@ -50,11 +63,8 @@ class Levels(_Record):
         [boundary] (low, high), where the planned length is not known.
     """
 
-    by_share: Annotated[
-        tuple[tuple[tuple[Probability, Probability], ...], ...],
-        Field(min_length=N_SHARES, max_length=N_SHARES),
-    ]
-    overall: Annotated[tuple[tuple[Probability, Probability], ...], Field(min_length=2, max_length=2)]
+    by_share: Annotated[tuple[OfBoth, ...], Field(min_length=N_SHARES, max_length=N_SHARES)]
+    overall: OfBoth
 
     def of(self, boundary: int, share_seen: float) -> tuple[float, float]:
         """Levels (low, high) of a boundary; `share_seen` 0 = not known."""
@@ -153,11 +163,14 @@ def monotone_estimate(
         )
     statuses = statuses_of(posterior, parameters.found_probability)
     second = _boundary(posterior, 1, statuses[1], parameters, share_seen)
-    lowest_um = second.um - parameters.thinnest_um if second.found else math.inf
+    lowest_um = _lowest_um(z_um, second, parameters.thinnest_um)
     first = _boundary(posterior, 0, statuses[0], parameters, share_seen, lowest_um)
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
     settled = strata[np.arange(len(labels)), labels] >= parameters.settled_probability
+    trusted = weight >= TRUSTED
+    if not trusted.all():
+        settled = _between_settled(settled, labels, trusted)
     return StrataEstimate(
         labels=labels,
         probabilities=probabilities,
@@ -165,8 +178,37 @@ def monotone_estimate(
         settled=settled,
         boundaries=(first, second),
         mosaic=mosaic_plan(_place(first, z_um[0]), _place(second, z_um[0]), rule or MosaicRule()),
-        advice=advise(posterior, all_found=first.status != "not_reached" != second.status),
+        advice=advise(posterior, trusted, all_found=first.status != "not_reached" != second.status),
     )
+
+
+def _lowest_um(z_um: NDArray[np.float64], second: Boundary, thinnest_um: float) -> float:
+    """How deep epidermis-DEJ may lie where DEJ-dermis was found: no junction is thinner than the thinnest.
+
+    In a gap between slices in which no two boundaries have room it lies above the gap, so that labels never
+    step over the DEJ there.
+    """
+    if not second.found:
+        return math.inf
+    lowest_um = second.um - thinnest_um
+    below = int(np.searchsorted(z_um, second.um))
+    if 0 < below < len(z_um) and z_um[below] - z_um[below - 1] <= 2 * thinnest_um:
+        lowest_um = min(lowest_um, float(z_um[below - 1]))
+    return lowest_um
+
+
+def _between_settled(
+    settled: NDArray[np.bool_], labels: NDArray[np.int64], trusted: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Leave one that is not trusted settled only between trusted ones that are settled and labelled alike."""
+    found = settled & trusted
+    known = np.flatnonzero(trusted)
+    for one in np.flatnonzero(~trusted):
+        place = int(np.searchsorted(known, one))
+        if 0 < place < len(known):
+            above, below = known[place - 1], known[place]
+            found[one] = settled[above] and settled[below] and labels[above] == labels[below]
+    return found
 
 
 def _below(z_um: NDArray[np.float64], boundary: Boundary) -> NDArray[np.int64]:
@@ -202,19 +244,21 @@ def _boundary(
 ) -> Boundary:
     """Median and interval of one boundary; one not found yet is expected at the newest slice or below it.
 
-    A found one lies at the newest slice or above it, and not below `lowest_um`, whatever its median. The
-    interval of an expected one may begin above the newest slice: it may just have been passed.
+    A found one lies at the deepest slice that says anything or above it, and not below `lowest_um`, whatever
+    its median; where that is the first slice, it lies above the stack. The interval of an expected one may
+    begin above the newest slice: it may just have been passed.
     """
     if status == "above_start":
         return Boundary(status)
     levels = parameters.inside if status == "inside" else parameters.forecast
     low, high = levels.of(k, share_seen)
     low_um, um, high_um = posterior.quantile(k, np.array([low, 0.5, high])).tolist()
-    newest_um = float(posterior.depths_um[posterior.n_slices - 1])
     if status == "inside":
-        um = max(min(um, newest_um, lowest_um), float(posterior.depths_um[0]))
+        um = min(um, float(posterior.depths_um[posterior.deepest]), lowest_um)
+        if um <= posterior.depths_um[0]:
+            return Boundary("above_start")
         return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
-    um = max(um, newest_um)
+    um = max(um, float(posterior.depths_um[posterior.n_slices - 1]))
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
 
 

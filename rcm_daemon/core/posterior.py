@@ -76,6 +76,8 @@ class BoundaryPosterior:
         [2, n + F] probability that each boundary lies above each of these depths.
     n_slices
         n.
+    deepest
+        Number of the deepest slice that says anything (of a weight above 0), from 0; -1 where none does.
     factors
         [N_ABOVE - 1 + G, G] of every pair of gaps, [N_ABOVE - 1 + G] of each row, [G] of each column: their
         product is `joint`, the places above the first slice still apart.
@@ -84,6 +86,7 @@ class BoundaryPosterior:
     depths_um: Floats
     cdf: Floats
     n_slices: int
+    deepest: int
     factors: tuple[Floats, Floats, Floats] = field(repr=False)
 
     @property
@@ -117,8 +120,11 @@ class BoundaryPosterior:
         return float(self.cdf[boundary, 0])
 
     def reached(self, boundary: int) -> float:
-        """Probability that a boundary lies above the newest slice."""
-        return float(self.cdf[boundary, self.n_slices - 1])
+        """Probability that a boundary lies above the deepest slice that says anything, 0 where none does.
+
+        Below that slice more and more of the prior comes to lie above the newest one, and nobody has looked.
+        """
+        return float(self.cdf[boundary, self.deepest]) if self.deepest >= 0 else 0.0
 
     def quantile(self, boundary: int, level: float | Floats) -> Floats:
         """Depth in um above which a boundary lies with probability `level`, linear within a gap.
@@ -186,7 +192,9 @@ def boundary_posterior(
     cdf = np.empty((2, len(depths)))
     np.cumsum(by_row[N_ABOVE - 1 : -1] / total, out=cdf[0])
     np.cumsum((column * (row @ pairs))[:-1], out=cdf[1])
-    return BoundaryPosterior(depths, np.minimum(cdf, 1.0, out=cdf), n, (pairs, row, column))
+    seen = np.flatnonzero(weight)
+    deepest = int(seen[-1]) if len(seen) else -1
+    return BoundaryPosterior(depths, np.minimum(cdf, 1.0, out=cdf), n, deepest, (pairs, row, column))
 
 
 def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, Floats]:
@@ -194,7 +202,8 @@ def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, F
 
     [N_ABOVE - 1 + G, G] and [N_ABOVE - 1 + G]; the gap above the start has `N_ABOVE` rows.
     """
-    edge = _logistic((below_first_um - prior.start_um) / prior.start_scale_um)
+    scaled = (below_first_um - prior.start_um) / prior.start_scale_um
+    edge, ahead = _logistic(scaled), _logistic(-scaled)
     n_above, n_depths = N_ABOVE, len(below_first_um)
     # The tail of a logistic is an exponential of the same scale.
     place = np.empty(n_above + n_depths)
@@ -203,8 +212,11 @@ def _prior_mass(below_first_um: Floats, prior: BoundaryPrior) -> tuple[Floats, F
     place[-1] = below_first_um[-1]
     mass = np.empty(n_above + n_depths)
     mass[:n_above] = edge[0] / n_above
+    # Far down one minus a number next to one is nothing: there what is left is taken from what was left.
     np.subtract(edge[1:], edge[:-1], out=mass[n_above:-1])
-    mass[-1] = 1.0 - edge[-1]
+    deep = scaled[:-1] > 0
+    mass[n_above:-1][deep] = (ahead[:-1] - ahead[1:])[deep]
+    mass[-1] = ahead[-1]
     # exp(-(z - place - thickness) / scale) is a factor a column times one a row: no exponential a pair.
     scale = prior.thickness_scale_um
     column = _exp((below_first_um - prior.thickness_um) / -scale)

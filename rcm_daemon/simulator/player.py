@@ -42,6 +42,7 @@ class Player:
         if not re.fullmatch(INSTRUMENT_PATTERN, instrument):
             detail = f"an instrument's name must match {INSTRUMENT_PATTERN}, got {instrument!a}"
             raise ConfigurationError([detail])
+        self.run_id = run_id
         self._controller = Controller(instrument, run_id)
         self._send = send
 

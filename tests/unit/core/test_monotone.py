@@ -65,19 +65,29 @@ def test_whatever_parameters_a_bundle_may_hold_there_is_an_estimate_or_a_reason(
         assert np.all(np.isfinite(said.posterior))
 
 
-@given(st.integers(1, 40), st.integers(0, 10_000), st.tuples(FOUND, FOUND))
-def test_no_prefix_of_any_stack_has_an_impossible_transition(n, seed, found_probability) -> None:
+@given(
+    st.integers(1, 40),
+    st.integers(0, 10_000),
+    st.tuples(FOUND, FOUND),
+    st.sampled_from([5.0, 8.0]),
+    st.sampled_from([0.0, 0.3]),
+)
+def test_no_prefix_of_any_stack_has_an_impossible_transition(
+    n, seed, found_probability, thinnest_um, share_dark
+) -> None:
     rng = np.random.default_rng(seed)
-    z_um = np.cumsum(rng.uniform(0.5, 7.0, n)) + rng.uniform(-1e4, 1e4)
+    z_um = np.cumsum(rng.uniform(0.5, 2 * thinnest_um, n)) + rng.uniform(-1e4, 1e4)
     evidence = rng.uniform(-1, 1, (n, 3))
+    weight = (rng.uniform(size=n) >= share_dark).astype(np.float32)
+    changes = {"found_probability": found_probability, "thinnest_um": thinnest_um}
     for prefix in range(1, n + 1):
-        said = estimate(z_um[:prefix], evidence[:prefix], found_probability=found_probability)
+        said = estimate(z_um[:prefix], evidence[:prefix], weight[:prefix], **changes)
         steps = np.diff(said.labels)
         assert set(steps) <= {0, 1}
         for k, boundary in enumerate(said.boundaries):
             if boundary.status == "inside":
                 assert np.array_equal(said.labels > k, z_um[:prefix] >= boundary.um)
-                assert z_um[0] <= boundary.um <= z_um[prefix - 1]
+                assert z_um[0] < boundary.um <= z_um[:prefix][weight[:prefix] > 0][-1]
                 assert boundary.low_um <= boundary.um <= boundary.high_um
             elif boundary.status == "not_reached":
                 assert said.labels.max() <= k
@@ -225,3 +235,87 @@ def test_one_number_is_meant_for_both_boundaries() -> None:
     assert both.found_probability == (0.7, 0.7)
     again = EstimatorParameters.model_validate_json(both.model_dump_json(by_alias=True))
     assert again == both
+
+
+def test_no_dej_is_stepped_over_where_dej_dermis_is_held_at_the_newest_slice() -> None:
+    """DEJ-dermis is found at 0.4: its median may lie below the newest slice, which then counts as dermis."""
+    rng = np.random.default_rng(3)
+    n_held = 0
+    for step_um in (5.5, 6.0, 8.0, 10.0):
+        for _ in range(400):
+            z_um = step_um * np.arange(rng.integers(2, 12))
+            changes = {"found_probability": (0.65, 0.4), "thinnest_um": 5.0}
+            said = estimate(z_um, rng.uniform(-1, 1, (len(z_um), 3)), **changes)
+            n_held += said.boundaries[1].um == z_um[-1]
+            assert set(np.diff(said.labels)) <= {0, 1}
+    assert n_held > 10
+
+
+@pytest.mark.hazard("H23")
+def test_a_scan_in_the_dark_finds_nothing_settles_nothing_and_goes_on() -> None:
+    z_um = np.arange(0.0, 300.0, 3.0)
+    said = estimate(z_um, np.zeros((100, 3)), np.zeros(100, np.float32))
+    assert [one.status for one in said.boundaries] == ["not_reached", "not_reached"]
+    assert not said.settled.any()
+    assert not said.labels.any()
+    assert said.advice.kind == "continue"
+    # Nor where the light goes out after a few slices of epidermis.
+    weight = (z_um < 12).astype(np.float32)
+    evidence = np.outer(weight, [0.5, 0.0, 0.0])
+    said = estimate(z_um, evidence, weight)
+    assert [one.status for one in said.boundaries] == ["not_reached", "not_reached"]
+    assert not said.settled[4:].any()
+    assert said.advice.kind != "stop"
+
+
+def test_what_pictures_unlike_all_others_say_is_never_settled() -> None:
+    z_um, evidence, _ = clear_stack(160.0)
+    said = estimate(z_um, 5 * evidence, np.full(len(z_um), weight_of(["out_of_domain"]), np.float32))
+    assert [one.status for one in said.boundaries] == ["inside", "inside"]
+    assert not said.settled.any()
+    assert said.advice.kind != "stop"
+
+
+@pytest.mark.hazard("H23")
+def test_a_depth_that_was_dark_is_asked_for_once_more_and_no_oftener() -> None:
+    z_um = np.arange(0.0, 160.0, 6.0)
+    evidence = 0.5 * np.eye(3)[(z_um > 60).astype(int) + (z_um > 105)]
+    dark = (z_um >= 54) & (z_um <= 66)
+    weight = (~dark).astype(np.float32)
+    said = estimate(z_um, evidence, weight)
+    assert (said.advice.kind, said.advice.z_um) == ("acquire_at", 60.0)
+    assert not said.settled[dark].any()
+    # It is taken, and dark again.
+    z_um, evidence, weight = (
+        np.insert(one, 11, new, axis=0) for one, new in ((z_um, 60.0), (evidence, 0), (weight, 0))
+    )
+    said = estimate(z_um, evidence, weight)
+    assert not (said.advice.kind == "acquire_at" and abs(said.advice.z_um - 60.0) < 1.5)
+
+
+@pytest.mark.hazard("H23")
+def test_a_dark_slice_between_settled_ones_alike_is_settled_too() -> None:
+    z_um, evidence, strata = clear_stack(160.0)
+    weight = np.ones(len(z_um), np.float32)
+    weight[5] = 0.0
+    said = estimate(z_um, evidence, weight)
+    assert said.settled[5]
+    assert said.labels.tolist() == strata.tolist()
+
+
+def test_a_boundary_held_at_the_first_slice_lies_above_the_stack() -> None:
+    """DEJ-dermis between two slices 5 um apart leaves no room for an epidermis above it."""
+    for seed in range(400):
+        evidence = np.random.default_rng(seed).uniform(-1, 1, (2, 3))
+        said = estimate([0.0, 5.0], evidence, found_probability=(0.65, 0.4), thinnest_um=5.0)
+        first = said.boundaries[0]
+        assert first.status != "inside" or said.labels[0] == 0
+        assert first.status != "above_start" or said.labels[0] > 0
+
+
+@pytest.mark.parametrize("pair", [(0.9, 0.95), (0.05, 0.1)])
+def test_levels_that_leave_the_median_out_are_refused(pair) -> None:
+    with pytest.raises(ValueError, match=r"a low level must be at most 0\.5 and a high one at least 0\.5"):
+        Levels(by_share=(((0.05, 0.95),) * 2,) * 4, overall=(pair, (0.05, 0.95)))
+    with pytest.raises(ValueError, match="at least 2 items"):
+        Levels(by_share=(((0.05, 0.95),),) * 4, overall=((0.05, 0.95),) * 2)

@@ -150,3 +150,14 @@ def test_slices_without_weight_say_nothing() -> None:
     found = boundary_posterior(z_um, evidence, weight, PRIOR)
     nothing = boundary_posterior(z_um, np.zeros((30, 3)), np.ones(30), PRIOR)
     np.testing.assert_allclose(found.cdf, nothing.cdf)
+
+
+@pytest.mark.parametrize("first_um", [60.0, 800.0, 2_800.0])
+def test_however_deep_a_boundary_lies_it_is_found_there(first_um: float) -> None:
+    z_um = np.arange(0.0, first_um + 150.0, 3.0)
+    strata = (z_um > first_um).astype(int) + (z_um > first_um + 50)
+    found = boundary_posterior(z_um, 0.5 * np.eye(3)[strata], np.ones(len(z_um)), PRIOR)
+    assert found.quantile(0, 0.5) == pytest.approx(first_um, abs=4)
+    assert found.quantile(1, 0.5) == pytest.approx(first_um + 50, abs=4)
+    nothing = boundary_posterior(z_um, 0.5 * np.eye(3)[0 * strata], np.ones(len(z_um)), PRIOR)
+    assert nothing.reached(0) < 0.1
