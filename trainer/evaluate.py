@@ -120,6 +120,8 @@ def write_evaluation(
     names = [verified.manifest.name] if verified else []
     if n_beginnings and not (verified and ESTIMATOR_FILE in verified.files):
         raise DataSetError("beginnings are for a bundle with an estimator, got none")
+    if n_beginnings and left_out != WHOLE:
+        raise DataSetError("beginnings are looked at without leaving slices out, got slices to leave out")
     if single is not None:
         kind = load_verified(single).manifest.kind
         if kind != "single":

@@ -15,6 +15,7 @@ from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.advised import advised_run
 from trainer.bootstrap import interval, patient_weights, resampled, weighted_median
+from trainer.live_report import NEVER
 from trainer.live_runs import again, live_run
 from trainer.live_scores import LiveCounts, count, coverages, label_boundaries
 from trainer.metrics import boundary_error_um
@@ -58,10 +59,10 @@ def live_evaluation(
     Returns
     -------
     dict
-        By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, the same accuracies by
-        twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals and
-        forecasts, and `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over
-        patients.
+        By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, `settled_changed` the
+        share of settled labels that changed later, the same accuracies by twentieth of the stack,
+        `announcing` for each boundary and working point, `coverage` of intervals and forecasts, and
+        `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over patients.
     """
     weights = patient_weights([run.stack.patient for run in runs])
     found = {}
@@ -129,6 +130,8 @@ def _summary(
         "final": float(labels[:, 1].sum() / labels[:, 2].sum()),
         "final_interval": resampled(partial(_share, 1), labels, weights),
         "n_impossible": sum(c.n_impossible for c in own),
+        "n_settled": sum(c.n_settled for c in own),
+        **_of_settled(own, weights),
         "newest_by_fraction": _ratios(sum(c.newest_by_fraction for c in own)),
         "all_by_fraction": _ratios(sum(c.by_fraction for c in own)),
         "announcing": {
@@ -153,6 +156,16 @@ def _summary(
     return result
 
 
+def _of_settled(own: Sequence[LiveCounts], weights: np.ndarray) -> dict[str, Any]:
+    """Share of settled labels that changed all the same; nothing where a method settles none."""
+    counts = np.array([[c.n_unsettled, c.n_settled] for c in own], float)
+    n_changed, n_settled = counts.sum(axis=0)
+    if not n_settled:
+        return {}
+    changed = resampled(lambda sums: float(sums[0] / max(1.0, sums[1])), counts, weights)
+    return {"settled_changed": float(n_changed / n_settled), "settled_changed_interval": changed}
+
+
 def _share(place: int, sums: np.ndarray) -> float:
     return float(sums[place] / sums[2])
 
@@ -167,21 +180,23 @@ def _announcing(
     there = np.array([one.crossed is not None for one in found])
     delays = np.array([one.delay for one in found])
     # One that is never announced is late by more than any.
-    late = np.where(np.isinf(delays), 1e9, delays)
+    late = np.where(np.isinf(delays), NEVER, delays)
     announced = np.array([one.first is not None for one in found])
     gone = np.array([one.withdrawn or one.moved for one in found])
     counts = np.stack([gone & announced, announced], axis=1).astype(float)
-    median_um = [
-        float(run.stack.z_um[one.for_good] - true)
-        for one, run in zip(found, runs, strict=True)
-        if one.for_good is not None and (true := label_boundaries(run.stack)[k]) is not None
-    ]
+    late_um = np.array(
+        [
+            NEVER if one.for_good is None else float(run.stack.z_um[one.for_good]) - true_um
+            for one, run in zip(found, runs, strict=True)
+            if one.crossed is not None and (true_um := label_boundaries(run.stack)[k]) is not None
+        ]
+    )
     return {
         "n": int(there.sum()),
         "n_never": int(np.isinf(delays[there]).sum()),
         "median_delay_slices": float(np.median(late[there])) if there.any() else float("nan"),
         "median_delay_slices_interval": interval(weighted_median(late[there], weights[:, there])),
-        "median_delay_um": float(np.median(median_um)) if median_um else float("nan"),
+        "median_delay_um": float(np.median(late_um)) if len(late_um) else float("nan"),
         "share_withdrawn_or_moved": float(counts[:, 0].sum() / max(1.0, counts[:, 1].sum())),
         "share_withdrawn_or_moved_interval": resampled(
             lambda sums: float(sums[0] / max(1.0, sums[1])), counts, weights

@@ -7,6 +7,8 @@ from typing import Any
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.markdown_tables import BOUNDARY_NAMES, table
 
+NEVER = 1e9
+"""The delay of what is never announced."""
 ABOUT = (
     "Every stack replayed slice by slice. A boundary is announced for good at the slice from which on it "
     "stays found; the delay counts from the first slice below it by the readers. Taken back or moved: "
@@ -18,9 +20,15 @@ ABOUT = (
 def live_markdown(live: dict[str, Any]) -> list[str]:
     """Write what `live_evaluation` gives as lines of Markdown."""
     lines = ["", ABOUT]
-    head = ["method", "newest slice %", "final %", "impossible transitions"]
+    head = ["method", "newest slice %", "final %", "impossible transitions", "settled labels that changed %"]
     rows = [
-        [name, _percent(one, "newest"), _percent(one, "final"), str(one["n_impossible"])]
+        [
+            name,
+            _percent(one, "newest"),
+            _percent(one, "final"),
+            str(one["n_impossible"]),
+            _settled(one),
+        ]
         for name, one in live.items()
     ]
     lines += table("Live labels", head, rows)
@@ -30,11 +38,11 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
         for boundary in BOUNDARIES:
             point = next(iter(one["announcing"][boundary].values()))
             low, high = point["median_delay_slices_interval"]
-            delay = f"{point['median_delay_slices']:.1f} [{low:.1f}, {high:.1f}]"
+            delay = f"{_delay(point['median_delay_slices'])} [{_delay(low)}, {_delay(high)}]"
             never = f"{point['n_never']} of {point['n']}"
             gone = _percent(point, "share_withdrawn_or_moved")
             rows.append(
-                [name, BOUNDARY_NAMES[boundary], delay, f"{point['median_delay_um']:.1f}", never, gone]
+                [name, BOUNDARY_NAMES[boundary], delay, _delay(point["median_delay_um"]), never, gone]
             )
     lines += table("Announcing", head, rows)
     for name, one in live.items():
@@ -73,6 +81,16 @@ def _advice(name: str, advice: dict[str, Any]) -> list[str]:
     return table(f"Under advice: {name}", head, rows)
 
 
-def _percent(one: dict[str, Any], key: str) -> str:
+def _percent(one: dict[str, Any], key: str, digits: int = 1) -> str:
     low, high = one[f"{key}_interval"]
-    return f"{100 * one[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * one[key]:.{digits}f} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def _settled(one: dict[str, Any]) -> str:
+    if not one["n_settled"]:
+        return "none settled"
+    return f"{_percent(one, 'settled_changed', 2)} of {one['n_settled']}"
+
+
+def _delay(late: float) -> str:
+    return "never" if late >= NEVER else f"{late:.1f}"

@@ -102,6 +102,8 @@ class LiveCounts:
         Impossible transitions over all prefixes.
     announcements
         Of both boundaries.
+    n_settled, n_unsettled
+        Labels said to be settled, over all prefixes, and those of them that were another one later.
     """
 
     n_slices: int
@@ -111,6 +113,8 @@ class LiveCounts:
     newest_by_fraction: np.ndarray
     n_impossible: int
     announcements: tuple[Announcement, Announcement]
+    n_settled: int
+    n_unsettled: int
 
 
 def count(run: LiveRun, wait: int = 1) -> LiveCounts:
@@ -132,7 +136,27 @@ def count(run: LiveRun, wait: int = 1) -> LiveCounts:
         newest_by_fraction,
         impossible_transitions([estimate.labels for estimate in run.estimates])["total"],
         tuple(announce(run.estimates, labels, k, wait) for k in range(len(BOUNDARIES))),  # type: ignore[arg-type]
+        *count_settled(run.estimates),
     )
+
+
+def count_settled(estimates: Sequence[StrataEstimate]) -> tuple[int, int]:
+    """Count labels said to be settled, and those of them that were another one in any later estimate.
+
+    Parameters
+    ----------
+    estimates
+        After each slice, each of which lay below all before it.
+    """
+    n_settled = n_unsettled = 0
+    changes = np.zeros(len(estimates), np.bool_)  # of each slice, after the estimate looked at
+    for seen in range(len(estimates), 0, -1):
+        now = estimates[seen - 1]
+        if seen < len(estimates):
+            changes[:seen] |= estimates[seen].labels[:seen] != now.labels
+        n_settled += int(now.settled.sum())
+        n_unsettled += int((now.settled & changes[:seen]).sum())
+    return n_settled, n_unsettled
 
 
 @dataclass(frozen=True)

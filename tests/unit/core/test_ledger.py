@@ -108,6 +108,16 @@ def test_stage_moving_up_is_flagged(desk, sender):
     assert indices(desk.stack) == [3, 2, 1, 0]
 
 
+def test_a_scan_that_turns_back_for_a_depth_now_and_then_is_not_reversed(desk, sender):
+    """As under advice: down to below a boundary, then back and forth around it."""
+    for i, z_um in enumerate([0, 6, 12, 18, 24, 15, 21, 13.5, 10.5]):
+        desk.send(sender.slice("s", i, z_um=z_um))
+    assert desk.stack.flags == ["start_missing"]
+    for i, z_um in enumerate([22.5, 19.5, 16.5, 7.5, 4.5], start=9):
+        desk.send(sender.slice("s", i, z_um=z_um))
+    assert desk.stack.flags == ["start_missing"]
+
+
 def test_equal_depths_are_ordered_by_index_and_flagged(desk, sender):
     desk.send(sender.start("s"))
     for i in (2, 0, 1):

@@ -97,6 +97,8 @@ def test_an_evaluation_of_beginnings_reports_them(work: Path, tmp_path) -> None:
     assert set(found["inside"]) == {"all", "epidermis_dej", "dej_dermis"}
     with pytest.raises(DataSetError, match="beginnings are for a bundle with an estimator, got none"):
         run("evaluate", work / "whole", "--out", out, "--beginnings", "12")
+    with pytest.raises(DataSetError, match="beginnings are looked at without leaving slices out"):
+        run("evaluate", folder, "--out", out, "--beginnings", "12", "--missing", "0.1")
 
 
 def test_recorded_stacks_have_no_beginnings_to_be_drawn(work: Path) -> None:

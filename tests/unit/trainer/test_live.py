@@ -20,7 +20,7 @@ from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
 from trainer.live_evaluation import FOUND_PROBABILITIES
 from trainer.live_runs import again, live_run, slices_of
-from trainer.live_scores import announce, count, coverages
+from trainer.live_scores import announce, count, count_settled, coverages
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 NOT = Boundary()
@@ -109,6 +109,20 @@ def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
     )
 
 
+def test_settled_labels_that_changed_are_counted_by_hand() -> None:
+    def after(labels: list[int], settled: list[int]) -> StrataEstimate:
+        nothing = np.zeros((len(labels), 3), np.float32)
+        return StrataEstimate(np.array(labels), nothing, nothing, np.array(settled, np.bool_), (NOT, NOT))
+
+    estimates = [
+        after([0], [1]),  # changes for a while
+        after([0, 0], [1, 0]),
+        after([1, 1, 1], [0, 1, 0]),  # the second changes back
+        after([0, 0, 1, 1], [1, 1, 1, 0]),
+    ]
+    assert count_settled(estimates) == (6, 3)
+
+
 def test_intervals_hold_or_not() -> None:
     stack = replace(a_stack(6), boundaries_um=(5.5, 100.0))
     done = live_run(stack, plain(stack), clear, Estimation())
@@ -139,6 +153,8 @@ def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path,
     assert list(one["live"]) == ["live", "full-bigru"]
     assert one["live"]["live"]["n_impossible"] == 0
     assert one["methods"]["live"]["impossible"]["total"] == 0
+    assert one["live"]["live"]["n_settled"] >= 0
+    assert one["live"]["full-bigru"]["n_settled"] == 0
     assert "live, read as the paper does" in one["methods"]
     assert set(one["live"]["live"]["coverage"]) == {"inside", "forecast"}
     assert "coverage" not in one["live"]["full-bigru"]
