@@ -1,4 +1,4 @@
-"""Calibration of a live network on patients used for nothing else: temperature, intervals, settled labels.
+"""Calibration of a live network on patients it was not trained on: temperature, intervals, settled labels.
 
 The evidence is scaled to where the readers' boundaries are likeliest. Intervals are corrected the conformal
 way (Chernozhukov, Wuthrich and Zhu 2021, "Distributional conformal prediction"): for every interval the
@@ -153,7 +153,7 @@ def calibrate(
     domain: PictureDomain | None = None,
     beginnings: Sequence[StackRun] = (),
 ) -> Calibration:
-    """Calibrate on stacks of patients used for nothing else.
+    """Calibrate on stacks of patients that no network was trained on or chosen by.
 
     Parameters
     ----------
