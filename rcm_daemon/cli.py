@@ -35,7 +35,7 @@ VariantOption = Annotated[
     VariantChoice | None,
     typer.Option(
         "--variant",
-        help="Form of the CNN; auto: the fastest here that the bundle holds. [default: fp32]",
+        help="Form of the CNN; auto: the fastest here that the bundle holds. \\[default: fp32]",
     ),
 ]
 EstimatorOption = Annotated[

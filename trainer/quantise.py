@@ -9,6 +9,7 @@ to 0.18 in ONNX Runtime's quantised pool). The last layer stays in float32 for t
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -139,7 +140,7 @@ def add_variant(
     shutil.copytree(bundle, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE_FILE))
     (out / variant["network"]).write_bytes(graph)
     np.savez_compressed(out / variant["golden"], slice_embeddings=embeddings)
-    _note_in_card(out / "MODEL_CARD.md", to, cost, n_used)
+    note_in_card(out / "MODEL_CARD.md", to, cost, n_used)
     variants = manifest.model_dump(mode="json")["variants"] | {to: variant}
     written = rewrite_manifest(out, manifest, variants=variants, provenance=_provenance(manifest))
     report = check_bundle(out, "cpu")
@@ -283,10 +284,12 @@ def _cost(bundle: Path, draft: Path, stacks: Sequence[LabelledStack], n_workers:
     )
 
 
-def _note_in_card(card: Path, to: OtherVariant, cost: Cost, n_calibration: int) -> None:
+def note_in_card(card: Path, to: OtherVariant, cost: Cost, n_calibration: int) -> None:
+    """Write what a variant costs into a bundle's model card, instead of what one made before did."""
     ranges = f", in ranges taken from {n_calibration} training slices" if n_calibration else ""
+    others = re.sub(rf"\n## Variant {to}\n.*?(?=\n## |\Z)", "", card.read_text(), flags=re.DOTALL)
     card.write_text(
-        f"""{card.read_text().rstrip()}
+        f"""{others.rstrip()}
 
 ## Variant {to}
 

@@ -16,7 +16,7 @@ def quantise(
     split: Annotated[Path, typer.Option(help="The split.json of that training.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle with the variant in it.")],
     to: Annotated[
-        Literal["int8", "fp16"], typer.Option(help="int8 for CPUs, fp16 for GPUs (not measured on one).")
+        Literal["int8", "fp16"], typer.Option(help="int8 for CPUs, fp16 for GPUs, where it gains little.")
     ] = "int8",
     slices: Annotated[int, typer.Option(min=1, help="Training slices that ranges are taken from.")] = 256,
     seed: SeedOption = 0,

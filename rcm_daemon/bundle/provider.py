@@ -8,10 +8,15 @@ import importlib
 import io
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rcm_daemon.bundle.execution import SPIN_US
 from rcm_daemon.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TENSORRT = "TensorrtExecutionProvider"
 
 # ONNX Runtime resolves external data of a model given as bytes against the working directory; a folder that
 # cannot exist makes every such reference fail, so that only hashed bytes are ever loaded.
@@ -76,7 +81,8 @@ def open_session(
         graph = {"enable_cuda_graph": "1"} if in_graph else {}
         providers = [("CUDAExecutionProvider", CUDA_OPTIONS | graph)]
     if provider == "tensorrt":
-        providers.insert(0, ("TensorrtExecutionProvider", _tensorrt_options(half=half)))
+        providers.insert(0, (TENSORRT, _tensorrt_options(half=half)))
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Provider libraries report what they cannot load, and kernels tried in vain, to the logger of the whole
     # process, which sessions do not own. What matters of it comes back as an exception.
     ort.set_default_logger_severity(4)
@@ -89,7 +95,31 @@ def open_session(
     if session.get_providers()[0] != wanted:
         found = session.get_providers()[0]
         raise BundleError(f"provider {provider} must run {name}, but ONNX Runtime chose {found}")
+    if provider == "tensorrt":
+        demand_tensorrt(session.get_provider_graph_assignment_info(), name)
     return session
+
+
+def demand_tensorrt(assigned: Sequence[Any], name: str) -> None:
+    """Refuse a network of which TensorRT takes no operator: ONNX Runtime would run all of it on CUDA.
+
+    Parameters
+    ----------
+    assigned
+        What ONNX Runtime says of which provider runs what.
+    name
+        Of the network, for the message.
+
+    Raises
+    ------
+    BundleError
+        If TensorRT runs nothing of it.
+    """
+    if not any(one.ep_name == TENSORRT for one in assigned):
+        found = ", ".join(sorted({one.ep_name for one in assigned})) or "nothing"
+        raise BundleError(
+            f"provider tensorrt must run {name}, but it takes no operator of it, {found} runs it"
+        )
 
 
 def _tensorrt_options(*, half: bool) -> dict[str, str]:

@@ -31,6 +31,8 @@ log = logging.getLogger("rcm_daemon")
 
 START_DEADLINE_S = 120.0
 """A worker that has not opened its networks by then never will."""
+TENSORRT_START_DEADLINE_S = 1200.0
+"""The same where TensorRT builds engines, minutes for each variant; they are kept once they are built."""
 REAP_S = 1.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -156,7 +158,7 @@ class Supervisor:
         while (event := self._read(now_s)) is not None:
             events.append(event)
         if self._due_s is not None and now_s >= self._due_s and self._channel is not None:
-            allowed_s = self._deadline_s if self.is_ready else START_DEADLINE_S
+            allowed_s = self._deadline_s if self.is_ready else self._start_deadline_s
             events.append(self._end(f"did not answer within {allowed_s:g} s", now_s))
         if self._due_s is not None and now_s >= self._due_s and self._channel is None:
             try:
@@ -189,7 +191,11 @@ class Supervisor:
         self._channel = ours
         self._interest.register(ours.fileno(), 1)  # EPOLLIN
         self.n_starts += 1
-        self._due_s = now_s + START_DEADLINE_S
+        self._due_s = now_s + self._start_deadline_s
+
+    @property
+    def _start_deadline_s(self) -> float:
+        return TENSORRT_START_DEADLINE_S if self._launch.provider == "tensorrt" else START_DEADLINE_S
 
     def _read(self, now_s: float) -> Event | None:
         if self._channel is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -350,3 +351,10 @@ def test_provider_that_fails_to_start_is_no_silent_cpu(tmp_path: Path) -> None:
 def test_onnxruntime_is_imported_only_when_a_session_opens() -> None:
     code = "import sys, rcm_daemon.bundle.check; raise SystemExit('onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_network_that_tensorrt_leaves_to_cuda_is_refused() -> None:
+    tensorrt, cuda = (SimpleNamespace(ep_name=f"{name}ExecutionProvider") for name in ("Tensorrt", "CUDA"))
+    provider_module.demand_tensorrt([cuda, tensorrt], "cnn.onnx")
+    with pytest.raises(BundleError, match=r"tensorrt must run cnn\.onnx, it takes no operator of it, CUDA"):
+        provider_module.demand_tensorrt([cuda, cuda], "cnn.onnx")

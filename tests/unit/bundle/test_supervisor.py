@@ -15,7 +15,14 @@ import pytest
 from tiny_bundle import FIELD, write_bundle
 
 from rcm_daemon.bundle.launch import Launch
-from rcm_daemon.bundle.supervisor import Answer, Died, Ready, Supervisor
+from rcm_daemon.bundle.supervisor import (
+    START_DEADLINE_S,
+    TENSORRT_START_DEADLINE_S,
+    Answer,
+    Died,
+    Ready,
+    Supervisor,
+)
 from rcm_daemon.core.quality import weight_of
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
@@ -193,6 +200,18 @@ def test_a_worker_that_cannot_start_is_tried_again_with_growing_pauses(bundle):
         pauses.append(bench.supervisor.due_s - time.monotonic())
     assert pauses[0] < 0.11
     assert 0.2 < pauses[2] <= 0.41
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    ("provider", "deadline_s"), [("cpu", START_DEADLINE_S), ("tensorrt", TENSORRT_START_DEADLINE_S)]
+)
+def test_an_engine_has_the_time_it_takes_to_be_built(bundle, provider, deadline_s):
+    begun_s = time.monotonic()
+    waits = (sys.executable, "-c", "input()")
+    bench = Bench(Launch(str(bundle), provider=provider), command=waits)
+    bench.supervisor.advance(time.monotonic())
+    assert bench.supervisor.due_s - begun_s == pytest.approx(deadline_s, abs=5)
     bench.close()
 
 

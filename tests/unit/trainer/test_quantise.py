@@ -19,7 +19,7 @@ from rcm_daemon.errors import BundleError, DataSetError
 from trainer import quantise as module
 from trainer.data.manifest import load_data_set
 from trainer.data.split import draw_split, load_split
-from trainer.quantise import Cost, add_variant, pools_to_convolutions
+from trainer.quantise import Cost, add_variant, note_in_card, pools_to_convolutions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +156,21 @@ def test_average_pools_are_written_as_the_convolutions_they_are(
         "Relu",
     ]
     np.testing.assert_allclose(answer(inferred), expected, atol=1e-6)
+
+
+def test_a_variant_made_again_has_one_section_in_the_card(tmp_path) -> None:
+    card = tmp_path / "MODEL_CARD.md"
+    card.write_text("# A card\n\nWith text.\n")
+    for accuracy in (0.8, 0.9):
+        note_in_card(card, "int8", Cost(10, accuracy, 0.9, 1.0), 20)
+    text = card.read_text()
+    assert text.startswith("# A card\n\nWith text.\n")
+    assert text.count("## Variant int8") == 1
+    assert "accuracy 0.9000 instead" in text
+    assert "0.8000" not in text
+    note_in_card(card, "fp16", Cost(10, 0.7, 0.9, 1.0), 0)
+    note_in_card(card, "int8", Cost(10, 0.6, 0.9, 1.0), 20)
+    text = card.read_text()
+    assert [text.count(what) for what in ("With text", "## Variant int8", "## Variant fp16")] == [1, 1, 1]
+    assert "accuracy 0.7000" in text
+    assert "accuracy 0.6000" in text
