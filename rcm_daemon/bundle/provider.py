@@ -117,9 +117,7 @@ def demand_tensorrt(assigned: Sequence[Any], name: str) -> None:
     """
     if not any(one.ep_name == TENSORRT for one in assigned):
         found = ", ".join(sorted({one.ep_name for one in assigned})) or "nothing"
-        raise BundleError(
-            f"provider tensorrt must run {name}, but it takes no operator of it, {found} runs it"
-        )
+        raise BundleError(f"provider tensorrt must run {name}, it takes no operator of it, {found} runs it")
 
 
 def _tensorrt_options(*, half: bool) -> dict[str, str]:
