@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from rcm_daemon.replay import Replayed
 
 
+MOST_UNWRITTEN = 2
+"""Of so many stacks the results wait to be written at most."""
+
+
 @dataclass(frozen=True)
 class ReplayOutputs:
     """Where results go besides the terminal; `json` may be `-` for standard output."""
@@ -49,13 +55,15 @@ def replay_all(
     z_step_um: float | None = None,
     pixel_size_um: float | None = None,
     series: int | None = None,
+    console: Console | None = None,
 ) -> int:
     """Replay each stack and write what was asked for; returns how many stacks could not be replayed.
 
-    A stack that cannot be read is one sentence on standard error, and the next one follows.
+    A stack that cannot be read is one sentence on standard error, and the next one follows. What is said of a
+    stack is written while the next one is embedded; to `console` where one is given.
     """
     to_stdout = outputs.json == "-"
-    console = Console(stderr=to_stdout)
+    console = console or Console(stderr=to_stdout)
     live, thumbnails = outputs.live_json is not None, outputs.plot is not None
     replayer = Replayer(networks, estimation, live=live, thumbnails=thumbnails)
     n_failed = 0
@@ -68,17 +76,10 @@ def replay_all(
             rows.writerow(CSV_HEADER)
         bar = files.enter_context(_bar(console))
         task = bar.add_task("", total=len(paths))
-        for number, path in enumerate(paths):
-            bar.update(task, completed=number, description=path.name)
-            try:
-                with open_stack(
-                    path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
-                ) as stack:
-                    replayed = replayer.replay(stack, partial(bar.advance, task, 1 / stack.n_slices))
-            except RcmError as error:
-                print(f"rcm-daemon: {error}", file=sys.stderr)
-                n_failed += 1
-                continue
+        writer = files.enter_context(ThreadPoolExecutor(1))
+        written: deque[Future[None]] = deque()
+
+        def write(replayed: Replayed) -> None:
             final = replayed.final
             if json_file:
                 print(final.to_json(), file=json_file, flush=True)
@@ -91,6 +92,23 @@ def replay_all(
                 plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
                 draw_replayed(replayed, plot)
                 console.print(f"picture: {plot}")
+
+        for number, path in enumerate(paths):
+            bar.update(task, completed=number, description=path.name)
+            try:
+                with open_stack(
+                    path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
+                ) as stack:
+                    replayed = replayer.replay(stack, partial(bar.advance, task, 1 / stack.n_slices))
+            except RcmError as error:
+                written.append(writer.submit(print, f"rcm-daemon: {error}", file=sys.stderr))
+                n_failed += 1
+            else:
+                written.append(writer.submit(write, replayed))
+            if len(written) > MOST_UNWRITTEN:
+                written.popleft().result()
+        for one in written:
+            one.result()
     return n_failed
 
 

@@ -69,7 +69,7 @@ def report_lines(fields: dict[str, Any]) -> list[str]:
         ]
     if archive := fields["archive"]:
         rates = ", ".join(f"{name} {fps:.1f}" for name, fps in archive["slices_per_s"].items())
-        lines += ["", f"a recorded stack, slices a second: {rates}"]
+        lines += ["", f"recorded stacks, slices a second: {rates}"]
         lines += [f"{name:44}{ratio:9.2f}" for name, ratio in archive["ratios"].items()]
     if fields["lightness"]:
         lines += ["", *_lightness(fields["lightness"])]
