@@ -1,13 +1,12 @@
-"""Accuracy against latency of CNNs of several widths and input sizes, all timed in one run.
+"""Accuracy against latency of CNNs of several widths and input sizes, all measured in one run.
 
-    python -m tests.frontier RUN [RUN ...] [--shape WIDTH SIZE METRICS] [--full BUNDLE] --out DIR
+    python -m tests.frontier RUN [RUN ...] --data DATA --split SPLIT [--full BUNDLE] --out DIR
 
-Each RUN is the folder of one `rcm-trainer cnn`, all on the same data and split; accuracy is that of its best
-snapshot on the validation stacks, one slice at a time. Each CNN is exported as for a bundle (1000 x 1000,
-resizing included) and run by ONNX Runtime in turn with the others, 0.1 s after the one before, on as many
-threads as a daemon would take. With --full the latency of that bundle's CNN is what others are ratios of.
-A CNN whose weights were not kept is given by --shape (repeatable): one of its width and input size is timed,
-untrained, which takes as long, and its accuracy is read from the metrics its training left.
+Each RUN is the folder of one `rcm-trainer cnn`. Accuracy is that of its best snapshot, one slice at a time,
+on stacks of a part of the split that trained and chose none of them (--part, --stacks). Each CNN is exported
+as for a bundle (1000 x 1000, resizing included) and run by ONNX Runtime in turn with the others, 0.1 s after
+the one before, on as many threads as a daemon would take. With --full the latency of that bundle's CNN is
+what others are ratios of.
 """
 
 from __future__ import annotations
@@ -15,64 +14,92 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from rcm_daemon.bench.machine import describe_machine
 from rcm_daemon.bundle.cnn import open_cnn, run_cnn
 from rcm_daemon.bundle.execution import Execution
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.threads import settle_threads
 from rcm_daemon.bundle.verify import VerifiedBundle, load_verified
 from rcm_daemon.simulator import make_phantom
-from trainer.networks.inception import InceptionStrata
+from trainer.bootstrap import patient_weights, resampled
+from trainer.data.manifest import load_data_set
+from trainer.data.prepared import prepare
+from trainer.data.split import load_split
 from trainer.onnx_graphs import cnn_graph
+from trainer.progress import progress_bar
 from trainer.train_cnn import load_cnn
+
+if TYPE_CHECKING:
+    from trainer.data.manifest import LabelledStack
+    from trainer.data.prepared import PreparedSet
+    from trainer.networks.inception import InceptionStrata
 
 PAUSE_S = 0.1
 
 
 @dataclass
 class Point:
-    """One network."""
+    """One network; `below_best`: how much less it labels right than the most accurate one, on the same stacks."""
 
     name: str
     width: float
     size: int
     n_epochs: int
-    accuracy: float
+    validation_accuracy: float
+    accuracy: float = 0.0
+    accuracy_interval: list[float] = field(default_factory=list)
+    below_best: float = 0.0
+    below_best_interval: list[float] = field(default_factory=list)
     n_threads: int = 0
     p50_ms: float = 0.0
     share_of_full: float = 0.0
 
 
-def point_of(run: Path) -> tuple[Point, VerifiedBundle]:
-    """Return a run's point without its latency, and the default bundle with its CNN in it."""
-    network, checkpoint = load_cnn(run)
-    recipe = checkpoint["recipe"]
-    return _point(run.name, recipe["width"], recipe["size"], run / "metrics.jsonl", network)
-
-
-def point_of_shape(width: float, size: int, metrics: Path) -> tuple[Point, VerifiedBundle]:
-    """Return the same of a CNN of which only its metrics are left."""
-    torch.manual_seed(0)
-    network = InceptionStrata(width, size, with_distances=True).eval()
-    return _point(metrics.stem.removesuffix("-metrics"), width, size, metrics, network)
-
-
-def _point(
-    name: str, width: float, size: int, metrics: Path, network: InceptionStrata
-) -> tuple[Point, VerifiedBundle]:
-    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
-    accuracy = max(epoch["validation_accuracy"] for epoch in epochs)
+def point_of(run: Path, network: InceptionStrata, recipe: dict[str, Any]) -> tuple[Point, VerifiedBundle]:
+    """Return a run's point as far as its folder tells, and the default bundle with its CNN in it."""
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    chosen = max(epoch["validation_accuracy"] for epoch in epochs)
     bundle = load_verified(default_bundle_path())
     cnn = cnn_graph(network, bundle.manifest.input.shape).SerializeToString()
-    point = Point(name, width, size, len(epochs), accuracy)
+    point = Point(run.name, recipe["width"], recipe["size"], len(epochs), chosen)
     return point, replace(bundle, files={**bundle.files, "cnn.onnx": cnn})
+
+
+def right_of(network: InceptionStrata, prepared: PreparedSet, indices: list[int], title: str) -> np.ndarray:
+    """Return [stacks] how many slices of each stack a CNN labels right."""
+    starts, found = prepared.data.starts, []
+    with progress_bar(title, len(indices), "stacks") as advance, torch.inference_mode():
+        for index in indices:
+            slices = np.ascontiguousarray(prepared.slices[starts[index] : starts[index + 1]])
+            labels = network(torch.from_numpy(slices).float()).argmax(1).numpy()
+            found.append(int((labels == prepared.data.stacks[index].labels).sum()))
+            advance(1, "")
+    return np.array(found, float)
+
+
+def judge(points: list[Point], right: list[np.ndarray], stacks: list[LabelledStack]) -> None:
+    """Fill in accuracies and distances to the best, with 95 % intervals over patients."""
+    n = np.array([stack.n_slices for stack in stacks], float)
+    weights = patient_weights([stack.patient for stack in stacks])
+    best = max(right, key=lambda own: own.sum())
+    for point, own in zip(points, right, strict=True):
+        point.accuracy = float(own.sum() / n.sum())
+        point.accuracy_interval = resampled(_ratio, np.stack([own, n], axis=1), weights)
+        point.below_best = float((best - own).sum() / n.sum())
+        point.below_best_interval = resampled(_ratio, np.stack([best - own, n], axis=1), weights)
+
+
+def _ratio(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1])
 
 
 def latencies_ms(bundles: dict[str, VerifiedBundle], rounds: int) -> dict[str, tuple[int, list[float]]]:
@@ -122,7 +149,7 @@ def draw(points: list[Point], path: Path) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(
         xlabel=f"one run, median, ms (CPU, {PAUSE_S:g} s after the one before)",
-        ylabel="validation slices right, %",
+        ylabel="slices of unseen stacks right, %",
         title="CNNs alone, trained on phantoms; research use only",
     )
     figure.savefig(path, dpi=150)
@@ -133,18 +160,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--shape", nargs=3, action="append", default=[], metavar=("WIDTH", "SIZE", "METRICS"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--part", default="calibration")
+    parser.add_argument("--stacks", type=int, default=500)
     parser.add_argument("--full", type=Path, help="Bundle of the full-width CNN.")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    points, bundles = [], {}
-    for point, bundle in (
-        *(point_of(run) for run in given.runs),
-        *(point_of_shape(float(width), int(size), Path(path)) for width, size, path in given.shape),
-    ):
+    data = load_data_set(given.data)
+    indices = load_split(given.split, data).stack_indices(data, given.part).tolist()[: given.stacks]
+    stacks = [data.stacks[index] for index in indices]
+    points, bundles, right = [], {}, []
+    for run in given.runs:
+        network, checkpoint = load_cnn(run)
+        point, bundles[run.name] = point_of(run, network.eval(), checkpoint["recipe"])
+        prepared = prepare(data, network.size, data.path.parent / "cache")
+        right.append(right_of(network, prepared, indices, run.name))
         points.append(point)
-        bundles[point.name] = bundle
+    judge(points, right, stacks)
     if given.full is not None:
         bundles["full width"] = load_verified(given.full)
     found = latencies_ms(bundles, given.rounds)
@@ -154,12 +188,22 @@ def main() -> None:
         point.p50_ms = float(np.median(runs_ms))
         point.share_of_full = point.p50_ms / full_ms
         print(
-            f"{point.name:16} width {point.width:<6g} {point.size} px  {point.n_epochs:3} epochs  "
-            f"{100 * point.accuracy:5.1f} %  {point.p50_ms:6.2f} ms on {point.n_threads}  "
+            f"{point.name:16} width {point.width:<6g} {point.size} px  {100 * point.accuracy:5.2f} %, "
+            f"{100 * point.below_best:5.2f} below the best  {point.p50_ms:6.2f} ms on {point.n_threads}  "
             f"x{point.share_of_full:.3f}"
         )
     given.out.mkdir(parents=True, exist_ok=True)
-    fields = {"full_width_p50_ms": full_ms, "rounds": given.rounds, "points": [asdict(p) for p in points]}
+    fields = {
+        "full_width_p50_ms": full_ms,
+        "rounds": given.rounds,
+        "part": given.part,
+        "n_stacks": len(stacks),
+        "n_patients": len({stack.patient for stack in stacks}),
+        "n_slices": sum(stack.n_slices for stack in stacks),
+        "data_digest": data.digest,
+        "machine": describe_machine(),
+        "points": [asdict(p) for p in points],
+    }
     (given.out / "frontier.json").write_text(json.dumps(fields, indent=1) + "\n")
     draw(points, given.out / "frontier.png")
 
