@@ -48,7 +48,7 @@ PAUSE_S = 0.1
 
 @dataclass
 class Point:
-    """One network; `below_best`: how much less it labels right than the most accurate one, on the same stacks."""
+    """One network; `below_best`: how much less it labels right than the most accurate, on the same stacks."""
 
     name: str
     width: float
