@@ -79,7 +79,7 @@ def right_of(network: InceptionStrata, prepared: PreparedSet, indices: list[int]
     starts, found = prepared.data.starts, []
     with progress_bar(title, len(indices), "stacks") as advance, torch.inference_mode():
         for index in indices:
-            slices = np.ascontiguousarray(prepared.slices[starts[index] : starts[index + 1]])
+            slices = np.array(prepared.slices[starts[index] : starts[index + 1]])
             labels = network(torch.from_numpy(slices).float()).argmax(1).numpy()
             found.append(int((labels == prepared.data.stacks[index].labels).sum()))
             advance(1, "")
