@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,10 +24,18 @@ if TYPE_CHECKING:
 PATIENCE_MS = 30_000
 
 
+GIVEN_PORTS: set[int] = set()
+
+
 def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    """Return a port nobody uses, below those the kernel gives to who connects: it stays free until bound."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in GIVEN_PORTS:
+                GIVEN_PORTS.add(port)
+                return f"tcp://127.0.0.1:{port}"
 
 
 def bind_when_free(socket_: zmq.Socket[bytes], endpoint: str) -> None:
