@@ -18,17 +18,19 @@ from rcm_daemon.core.controller import Controller, StackPlan
 from rcm_daemon.core.ledger import Ledger
 from rcm_daemon.core.message import Latency, Source, StrataMessage, build_message
 from rcm_daemon.core.pipeline import Estimation, take_in
-from rcm_daemon.errors import StackFileError
+from rcm_daemon.core.records import Slice
+from rcm_daemon.errors import RcmError, StackFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
+    from rcm_daemon.bundle.embedding import PreparedSlice
     from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
     from rcm_daemon.bundle.verify import VerifiedBundle
-    from rcm_daemon.core.records import Slice
+    from rcm_daemon.core.records import SliceHeader
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
     from rcm_daemon.readers import RecordedStack
 
@@ -36,6 +38,8 @@ INSTRUMENT = "replay"
 THUMBNAIL_PX = 200
 AHEAD = 2
 """Slices a lane that are read while an earlier one is still to be labelled."""
+NO_PIXELS = memoryview(b"")
+"""What the account is given of a slice that is embedded already: it needs no more than the header."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +55,45 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A slice as received, its neighbours' pixels where they matter, and when reading it began."""
+class _Prepared:
+    """A slice as received, ready for the CNN, and when reading it began and ended."""
 
-    received: Slice
-    neighbours: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None
+    header: SliceHeader
+    prepared: PreparedSlice
+    thumbnail: NDArray[np.uint8] | None
     begun_ns: int
+    prepared_ns: int
 
 
 @dataclass(frozen=True)
 class _Done:
-    """A slice as received and as embedded, and the times at which that began, was prepared and was done."""
+    """A slice as embedded, and when it was."""
 
-    received: Slice
+    before: _Prepared
     embedded: EmbeddedSlice
-    thumbnail: NDArray[np.uint8] | None
-    begun_ns: int
-    prepared_ns: int
     finished_ns: int
+
+
+class _Stack:
+    """A stack on its way: what is read of it, and what has been said of it so far."""
+
+    def __init__(self, recorded: RecordedStack, first_number: int) -> None:
+        self.recorded = recorded
+        self.controller = Controller(INSTRUMENT, INSTRUMENT, first_number)
+        self.plan = StackPlan(
+            recorded.stack_id,
+            recorded.z_um,
+            recorded.shape,
+            recorded.dtype,
+            recorded.max_value,
+            recorded.pixel_size_um,
+        )
+        self.start = self.controller.start(self.plan)
+        self.has_failed = False
+        self.acquisition: Acquisition | None = None
+        self.waiting: list[EmbeddedSlice] = []
+        self.live: list[StrataMessage] = []
+        self.thumbnails: list[NDArray[np.uint8]] = []
 
 
 class Replayer:
@@ -99,12 +124,12 @@ class Replayer:
         self._live = live
         self._thumbnails = thumbnails
         self._ledger = Ledger(idle_timeout_s=float("inf"))
-        self._controller = Controller(INSTRUMENT, INSTRUMENT)
         self._source = Source(__version__, networks.manifest.name, networks.digest, networks.provider)
+        self._n_messages = 0
         self._seq = 0
 
-    def replay(self, stack: RecordedStack, progress: Callable[[], None] = lambda: None) -> Replayed:
-        """Feed a stack slice by slice, in the order of its file; `progress` is called after each.
+    def replay(self, stack: RecordedStack) -> Replayed:
+        """Feed a stack slice by slice, in the order of its file, and close it.
 
         Raises
         ------
@@ -113,74 +138,126 @@ class Replayer:
         InferenceError
             A slice cannot be embedded.
         """
-        plan = StackPlan(
-            stack.stack_id,
-            stack.z_um,
-            stack.shape,
-            stack.dtype,
-            stack.max_value,
-            stack.pixel_size_um,
-        )
-        acquisition = self._ledger.accept(self._controller.start(plan), 0.0).changed[-1]
-        live, thumbnails, waiting = [], [], []
-        for done in self._embedded(stack, plan):
-            self._ledger.accept(done.received, 0.0)
-            waiting.append(done.embedded)
-            if done.thumbnail is not None:
-                thumbnails.append(done.thumbnail)
-            if self._live or len(waiting) == stack.n_slices:
-                take_in(self._ledger, acquisition, waiting, self._networks.recur, self._estimation)
-                waiting = []
-            if acquisition.rejected_reason:
-                raise StackFileError(f"{stack.path}: {acquisition.rejected_reason[-1]}")
-            if not self._live:
-                self._count(acquisition)
-            else:
-                now_ns = time.monotonic_ns()
-                latency = Latency(
-                    wait_ms=(done.prepared_ns - done.begun_ns) / 1e6,
-                    embed_ms=(done.finished_ns - done.prepared_ns) / 1e6,
-                    label_ms=(now_ns - done.finished_ns) / 1e6,
-                    total_ms=(now_ns - done.begun_ns) / 1e6,
-                )
-                live.append(self._message(acquisition, latency))
-            progress()
-        self._ledger.accept(self._controller.end(plan, len(stack.z_um)), 0.0)
-        return Replayed(self._message(acquisition, Latency()), tuple(live), tuple(thumbnails))
+        (replayed,) = self.replay_each([stack])
+        if isinstance(replayed, RcmError):
+            raise replayed
+        return replayed
 
-    def _embedded(self, stack: RecordedStack, plan: StackPlan) -> Iterator[_Done]:
-        """Embed slices on all lanes, a few ahead of who takes them in the order of the file.
+    def replay_each(
+        self,
+        stacks: Iterable[RecordedStack | RcmError],
+        progress: Callable[[RecordedStack], None] = lambda stack: None,
+    ) -> Iterator[Replayed | RcmError]:
+        """Replay stacks, of which the next one is read and embedded while the last one is labelled.
 
-        Files are read by one thread, which numbers the slices too.
+        Parameters
+        ----------
+        stacks
+            Taken when the slices of those before are on their way, and closed; an error stands for a stack
+            that could not be opened.
+        progress
+            Called after each slice.
+
+        Yields
+        ------
+        One a stack, in their order: what is said of it, or why that cannot be.
         """
-        ahead: deque[Future[_Done]] = deque()
+        for embedded in self._embedded(stacks):
+            if isinstance(embedded, RcmError):
+                yield embedded
+                continue
+            stack, done = embedded
+            if stack.has_failed:
+                continue
+            try:
+                replayed = self._take(stack, done.result())
+            except RcmError as error:
+                stack.has_failed = True
+                yield error
+            else:
+                progress(stack.recorded)
+                if replayed is not None:
+                    yield replayed
+
+    def _take(self, stack: _Stack, done: _Done) -> Replayed | None:
+        """Label what is there of a stack; returns what is said of it after its last slice."""
+        if stack.acquisition is None:
+            stack.acquisition = self._ledger.accept(stack.start, 0.0).changed[-1]
+        acquisition, before, n_slices = stack.acquisition, done.before, stack.recorded.n_slices
+        self._ledger.accept(Slice(before.header, NO_PIXELS), 0.0)
+        stack.waiting.append(done.embedded)
+        if before.thumbnail is not None:
+            stack.thumbnails.append(before.thumbnail)
+        is_last = len(acquisition.partial) + len(stack.waiting) == n_slices
+        if self._live or is_last:
+            take_in(self._ledger, acquisition, stack.waiting, self._networks.recur, self._estimation)
+            stack.waiting = []
+        if acquisition.rejected_reason:
+            raise StackFileError(f"{stack.recorded.path}: {acquisition.rejected_reason[-1]}")
+        if not self._live:
+            self._count(acquisition)
+        else:
+            now_ns = time.monotonic_ns()
+            latency = Latency(
+                wait_ms=(before.prepared_ns - before.begun_ns) / 1e6,
+                embed_ms=(done.finished_ns - before.prepared_ns) / 1e6,
+                label_ms=(now_ns - done.finished_ns) / 1e6,
+                total_ms=(now_ns - before.begun_ns) / 1e6,
+            )
+            stack.live.append(self._message(acquisition, latency))
+        if not is_last:
+            return None
+        self._ledger.accept(stack.controller.end(stack.plan, n_slices), 0.0)
+        final = self._message(acquisition, Latency())
+        return Replayed(final, tuple(stack.live), tuple(stack.thumbnails))
+
+    def _embedded(
+        self, stacks: Iterable[RecordedStack | RcmError]
+    ) -> Iterator[tuple[_Stack, Future[_Done]] | RcmError]:
+        """Embed slices on all lanes, a few ahead of who takes them in their order.
+
+        This thread reads and prepares them: lanes that only run the CNN hardly need the interpreter, for
+        which threads would wait in turn.
+        """
+        ahead: deque[tuple[_Stack, Future[_Done]] | RcmError] = deque()
         n_lanes = self._networks.n_lanes
-        reader, lanes = ThreadPoolExecutor(1), ThreadPoolExecutor(n_lanes)
+        lanes = ThreadPoolExecutor(n_lanes)
         try:
-            for index in range(stack.n_slices):
-                read = reader.submit(self._read, stack, plan, index)
-                ahead.append(lanes.submit(self._embed, read, stack.max_value))
-                if len(ahead) > AHEAD * n_lanes:
-                    yield ahead.popleft().result()
+            for recorded in stacks:
+                if isinstance(recorded, RcmError):
+                    ahead.append(recorded)
+                    continue
+                with recorded:
+                    stack = _Stack(recorded, self._n_messages)
+                    self._n_messages += recorded.n_slices + 2  # with start and end
+                    for index in range(recorded.n_slices):
+                        if stack.has_failed:
+                            break
+                        try:
+                            prepared = self._prepare(stack, index)
+                        except RcmError as error:
+                            stack.has_failed = True
+                            ahead.append(error)
+                            break
+                        ahead.append((stack, lanes.submit(self._embed, prepared)))
+                        if len(ahead) > AHEAD * n_lanes:
+                            yield ahead.popleft()
             while ahead:
-                yield ahead.popleft().result()
+                yield ahead.popleft()
         finally:
-            reader.shutdown(cancel_futures=True)
             lanes.shutdown(cancel_futures=True)
 
-    def _read(self, stack: RecordedStack, plan: StackPlan, index: int) -> _Read:
+    def _prepare(self, stack: _Stack, index: int) -> _Prepared:
         begun_ns = time.monotonic_ns()
-        image = stack.read(index)
-        received = self._controller.slice(plan, index, image, time.time_ns(), with_crc=False)
-        return _Read(received, self._neighbours(stack, index), begun_ns)
+        recorded = stack.recorded
+        image = recorded.read(index)
+        received = stack.controller.slice(stack.plan, index, image, time.time_ns(), with_crc=False)
+        small = thumbnail(image, recorded.max_value) if self._thumbnails else None
+        prepared = prepare_slice(self._networks, received, self._neighbours(recorded, index))
+        return _Prepared(received.header, prepared, small, begun_ns, time.monotonic_ns())
 
-    def _embed(self, read: Future[_Read], max_value: int) -> _Done:
-        one = read.result()
-        small = thumbnail(one.received.pixels, max_value) if self._thumbnails else None
-        prepared = prepare_slice(self._networks, one.received, one.neighbours)
-        prepared_ns = time.monotonic_ns()
-        embedded = embed_prepared(self._networks, prepared)
-        return _Done(one.received, embedded, small, one.begun_ns, prepared_ns, time.monotonic_ns())
+    def _embed(self, before: _Prepared) -> _Done:
+        return _Done(before, embed_prepared(self._networks, before.prepared), time.monotonic_ns())
 
     def _neighbours(
         self, stack: RecordedStack, index: int

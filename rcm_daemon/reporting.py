@@ -8,7 +8,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -23,12 +22,13 @@ from rcm_daemon.readers import open_stack
 from rcm_daemon.replay import Replayer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from rcm_daemon.bundle.sessions import Networks
     from rcm_daemon.core.message import StrataMessage
     from rcm_daemon.core.pipeline import Estimation
+    from rcm_daemon.readers import RecordedStack
     from rcm_daemon.replay import Replayed
 
 
@@ -93,18 +93,25 @@ def replay_all(
                 draw_replayed(replayed, plot)
                 console.print(f"picture: {plot}")
 
-        for number, path in enumerate(paths):
-            bar.update(task, completed=number, description=path.name)
-            try:
-                with open_stack(
-                    path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series
-                ) as stack:
-                    replayed = replayer.replay(stack, partial(bar.advance, task, 1 / stack.n_slices))
-            except RcmError as error:
-                written.append(writer.submit(print, f"rcm-daemon: {error}", file=sys.stderr))
+        def opened() -> Iterator[RecordedStack | RcmError]:
+            for path in paths:
+                try:
+                    stack = open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series)
+                except RcmError as error:
+                    yield error
+                else:
+                    yield stack
+
+        def advance(stack: RecordedStack) -> None:
+            bar.update(task, advance=1 / stack.n_slices, description=stack.path.name)
+
+        for number, outcome in enumerate(replayer.replay_each(opened(), advance), start=1):
+            bar.update(task, completed=number)
+            if isinstance(outcome, RcmError):
+                written.append(writer.submit(print, f"rcm-daemon: {outcome}", file=sys.stderr))
                 n_failed += 1
             else:
-                written.append(writer.submit(write, replayed))
+                written.append(writer.submit(write, outcome))
             if len(written) > MOST_UNWRITTEN:
                 written.popleft().result()
         for one in written:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rcm_daemon.bundle.verify import VerifiedBundle
 
 BATCHES = (1, 2, 4, 8, 16)
-N_STACKS = 3
+N_STACKS = 6
 
 
 class Archive:

@@ -41,12 +41,12 @@ def main() -> None:
     wanted = networks.manifest.input
     estimation = Estimation(networks.estimator_parameters)
     subscriber, publisher = sockets(slices, results)
-    stack = PartialStack()
+    stack_id, stack = "", PartialStack()
     while True:
         *_, head, blob = subscriber.recv_multipart(copy=False)
         header = json.loads(head.bytes)
-        if header["index"] == 0:
-            stack = PartialStack()
+        if header["stack_id"] != stack_id:
+            stack_id, stack = header["stack_id"], PartialStack()
         pixels = np.frombuffer(blob.buffer, header["dtype"]).reshape(header["shape"])
         shape, pitch_um = wanted.shape, wanted.pixel_size_um
         field, _ = to_field(pixels, header["pixel_size_um"], header["max_value"], shape, pitch_um)

@@ -40,6 +40,13 @@ class AnsweringProcess:
         What its times are called.
     module, arguments
         What is run: `python -m module <slices> <results> *arguments`, which answers through `sockets`.
+
+    Attributes
+    ----------
+    answer
+        The last one.
+    missed
+        Indices of the stack's slices that it has not been sent.
     """
 
     def __init__(
@@ -48,9 +55,10 @@ class AnsweringProcess:
         slices, results = free_endpoint(), free_endpoint()
         self.name = name
         self.answer = b""
+        self.missed: set[int] = set()
         self._pictures = pictures
         self._controller = Controller("bench", "bench")
-        self._plan = pictures.plan("bench")
+        self._plan = pictures.plan("")
         command = [sys.executable, "-m", module, slices, results, *arguments]
         self._process = subprocess.Popen(command)  # noqa: S603
         self._publisher = Publisher(context, slices)
@@ -61,6 +69,7 @@ class AnsweringProcess:
             self._wait_for(
                 lambda: self._publisher.wait_for_subscriber(POLL_MS / 1e3), "its process must connect"
             )
+            self.begin("first")
             self.run(0)  # what is said on connecting, and the first message, are no measure
         except BaseException:
             self.__exit__()
@@ -73,8 +82,19 @@ class AnsweringProcess:
         self._publisher.__exit__(*exc)
         self._results.close(linger=0)
 
+    def begin(self, stack_id: str) -> None:
+        """Begin another stack."""
+        self._plan = self._pictures.plan(stack_id)
+        self.missed = set(range(len(self._plan.z_um)))
+
+    def catch_up(self) -> None:
+        """Send what it has not had of the stack, so that `answer` is of all of it."""
+        for index in sorted(self.missed):
+            self.run(index)
+
     def run(self, index: int) -> float:
         """Send slice `index` and wait for the answer, which `answer` is then; milliseconds."""
+        self.missed.discard(index)
         message = self._controller.slice(self._plan, index, self._pictures.image(index), time.time_ns())
         begun_ns = time.monotonic_ns()
         self._publisher.send(message)

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 START_PATIENCE_S = 120.0
 TURNS_SHARE = 0.45
 """So much of the time between two slices is for what the daemon is compared with: later it may rehearse."""
+ONE_A_SLICE = (
+    "at the frame rate there is time for one of those compared after each slice, in turn; the one process "
+    "then answers for the slices it has been sent"
+)
 N_STARTS = 3
 IDLE_S = 5.0
 N_OVER_AND_OVER = 20
@@ -236,6 +240,8 @@ class _Run:
         n_slices = len(self._slices)
         script_at = _script_lengths(n_slices)
         stream.begin(self._pictures.plan(stack_id))
+        for process in processes:
+            process.begin(stack_id)
         kept = {}
         begun_s = due_s = time.monotonic()
         for index in range(n_slices):
@@ -257,6 +263,7 @@ class _Run:
         stream.end(n_slices)
         for process in processes:
             if process.name == ONE_PROCESS:
+                process.catch_up()
                 self._check_same(answer.message, json.loads(process.answer))
         if fps is not None:
             self._script(kept)
@@ -272,8 +279,11 @@ class _Run:
             pause_until(due_s - (1 - TURNS_SHARE * place / (len(turns) + 1)) / fps)
             turn()
         if time.monotonic() > due_s - REHEARSAL_SHARE / fps:
-            self._measured.n_in_rehearsals += self._one_a_slice
-            self._one_a_slice = True
+            if self._one_a_slice:
+                self._measured.n_in_rehearsals += 1
+            else:
+                self._one_a_slice = True
+                self._measured.notes.append(ONE_A_SLICE)
 
     def _process(self, pace: Pace, process: AnsweringProcess, index: int) -> None:
         pace.note_rival(process.name, process.run(index))

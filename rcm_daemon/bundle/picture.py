@@ -70,8 +70,7 @@ def _bands(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _mean_product(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Mean of the products of two pictures' pixels, summed row by row."""
-    mean: float = np.einsum("rc,rc->r", one, other).mean() / max(1, one.shape[1])
-    return float(mean)
+    return float(np.add.reduce(np.einsum("rc,rc->r", one, other))) / max(1, one.size)
 
 
 def _histogram(picture: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -33,12 +33,12 @@ class StackPlan:
 
 
 class Controller:
-    """Numbers messages from 0 within a run; times are nanoseconds since the epoch."""
+    """Numbers messages within a run, from `first_number` on; times are nanoseconds since the epoch."""
 
-    def __init__(self, instrument: str, run_id: str) -> None:
+    def __init__(self, instrument: str, run_id: str, first_number: int = 0) -> None:
         self._instrument = instrument
         self._run_id = run_id
-        self._highest = -1
+        self._highest = first_number - 1
 
     def start(self, plan: StackPlan) -> StackStart:
         """Announce a stack."""

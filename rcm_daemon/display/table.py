@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Group
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
 from rcm_daemon.display.stack_view import STRATUM_COLOURS, STRATUM_WORDS, StackView, boundary_sentence
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 # One glyph a stratum, so that the strip reads without colour too.
 STRATUM_GLYPHS = ("░", "▒", "█")
+_HEAD = ("slice", "z um", "stratum", "epi %", "DEJ %", "derm %")
+_WORDS = (2, 6)
+"""Columns that are set to the left, stratum and flags; numbers stand to the right."""
+_FLAGS_WIDTH = 24
+_GAP, _BLOCK_GAP = "  ", "   "
 _ROWS_PER_BLOCK = 20
 _MAX_STRIP = 100
 
@@ -42,8 +48,20 @@ def stack_report(view: StackView, n_rows: int | None = None) -> RenderableType:
 
 
 @dataclass(frozen=True)
+class _Cell:
+    """A word of the table and its style."""
+
+    word: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
 class SliceTable:
-    """A row a slice, in as many blocks side by side as the terminal is wide and the stack is long."""
+    """A row a slice, in as many blocks side by side as the terminal is wide and the stack is long.
+
+    Lines are set here: laid out by the library, nested tables take longer than the networks take for a
+    third of the stack.
+    """
 
     view: StackView
     n_rows: int | None = None
@@ -53,43 +71,45 @@ class SliceTable:
         first = max(0, n - self.n_rows) if self.n_rows is not None else 0
         if first:
             yield Text(f"  {first} shallower slice{'s' * (first > 1)} not shown", style="dim")
-        width = self._block(range(first, n)).__rich_measure__(console, options).maximum
-        n_blocks = max(
-            1, min((options.max_width + 2) // (width + 2), math.ceil((n - first) / _ROWS_PER_BLOCK))
-        )
+        head = [_Cell(word, "dim") for word in _HEAD]
+        if any(self.view.flags[first:]):
+            head.append(_Cell("flags", "dim"))
+        rows = [self._row(row)[: len(head)] for row in range(first, n)]
+        widths = [max(len(row[k].word) for row in (head, *rows)) for k in range(len(head))]
+        width = sum(widths) + len(_GAP) * (len(widths) - 1)
+        room = options.max_width + len(_BLOCK_GAP)
+        n_blocks = max(1, min(room // (width + len(_BLOCK_GAP)), math.ceil((n - first) / _ROWS_PER_BLOCK)))
         size = math.ceil((n - first) / n_blocks)
-        grid = Table.grid(padding=(0, 2))
-        starts = range(first, n, size)
-        grid.add_row(*(self._block(range(start, min(start + size, n))) for start in starts))
-        yield grid
+        blocks = [[head, *rows[start : start + size]] for start in range(0, n - first, size)]
+        styles = {cell.style: console.get_style(cell.style) for row in (head, *rows) for cell in row}
+        for lines in zip_longest(*blocks):
+            line: list[Segment] = []
+            for number, row in enumerate(lines):
+                for k, (cell, width) in enumerate(zip(row or (), widths, strict=False)):
+                    word = cell.word.ljust(width) if k in _WORDS else cell.word.rjust(width)
+                    gap = _GAP if k else _BLOCK_GAP * (number > 0)
+                    line.append(Segment(gap + word, styles[cell.style]))
+            yield from Segment.adjust_line_length(line, options.max_width, pad=False)
+            yield Segment.line()
 
-    def _block(self, rows: range) -> Table:
+    def _row(self, row: int) -> list[_Cell]:
         view = self.view
-        table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-        table.add_column("slice", justify="right")
-        table.add_column("z um", justify="right")
-        table.add_column("stratum")
-        for word in ("epi %", "DEJ %", "derm %"):
-            table.add_column(word, justify="right")
-        with_flags = any(view.flags[row] for row in rows) if view.flags else False
-        if with_flags:
-            table.add_column("flags", max_width=24, no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            label = int(view.labels[row])
-            shares = [
-                Text(f"{100 * p:.0f}", style=STRATUM_COLOURS[k] if k == label else "dim")
-                for k, p in enumerate(view.probabilities[row])
-            ]
-            cells: list[RenderableType] = [
-                str(view.index[row] if view.index else row),
-                f"{view.z_um[row]:.1f}",
-                Text(STRATUM_WORDS[label], style=f"bold {STRATUM_COLOURS[label]}"),
-                *shares,
-            ]
-            if with_flags:
-                cells.append(Text(view.flags[row].replace(",", " "), style="yellow"))
-            table.add_row(*cells)
-        return table
+        label = int(view.labels[row])
+        colour = STRATUM_COLOURS[label]
+        return [
+            _Cell(str(view.index[row] if view.index else row)),
+            _Cell(f"{view.z_um[row]:.1f}"),
+            _Cell(STRATUM_WORDS[label], f"bold {colour}"),
+            *(
+                _Cell(f"{100 * share:.0f}", colour if k == label else "dim")
+                for k, share in enumerate(view.probabilities[row])
+            ),
+            _Cell(_shortened(view.flags[row].replace(",", " ")) if view.flags else "", "yellow"),
+        ]
+
+
+def _shortened(flags: str) -> str:
+    return flags if len(flags) <= _FLAGS_WIDTH else f"{flags[: _FLAGS_WIDTH - 1]}…"
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,12 @@ _LETTER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES = 273, 277, 279
 _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
+_FILL_ORDER, _PREDICTOR = 266, 317
 _WANTED = {
     _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES,
-    _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT,
+    _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT, _FILL_ORDER, _PREDICTOR,
 }  # fmt: skip
+UNCOMPRESSED = 1
 _MAX_ENTRIES = 4096
 _MAX_VALUES = 1 << 18
 MAX_DIRECTORIES = 4 * MAX_SLICES  # thumbnails and masks may lie between the slices
@@ -62,6 +64,24 @@ class Directory:
     tile: tuple[int, int] | None
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
+    is_plain: bool
+    """Whether bits and differences are as they are, once unpacked."""
+
+    @property
+    def n_pixel_bytes(self) -> int:
+        """Bytes of the pixels once unpacked."""
+        return self.rows * self.columns * self.bits // 8
+
+    @property
+    def pixels_at(self) -> int | None:
+        """Where the pixels lie, when they lie there one after the other as they are; else None."""
+        at = self.offsets[0]
+        for offset, n_bytes in zip(self.offsets, self.byte_counts, strict=True):
+            if offset != at:
+                return None
+            at += n_bytes
+        as_they_are = self.compression == UNCOMPRESSED and self.is_plain and self.tile is None
+        return self.offsets[0] if as_they_are and at - self.offsets[0] == self.n_pixel_bytes else None
 
     @property
     def end(self) -> int:
@@ -179,7 +199,7 @@ def _directory(tags: dict[int, tuple[int, ...]]) -> Directory:
     tiled = _TILE_OFFSETS in tags or _TILE_COLUMNS in tags
     offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
     byte_counts = tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
-    if not byte_counts and len(offsets) == 1 and tags.get(_COMPRESSION, (1,))[0] == 1:
+    if not byte_counts and len(offsets) == 1 and tags.get(_COMPRESSION, (1,))[0] == UNCOMPRESSED:
         # Optional in old files of one uncompressed strip.
         byte_counts = (tags[_ROWS][0] * tags[_COLUMNS][0] * tags.get(_BITS, (1,))[0] // 8,)
     if not offsets or len(offsets) != len(byte_counts):
@@ -195,4 +215,5 @@ def _directory(tags: dict[int, tuple[int, ...]]) -> Directory:
         tile=(tags.get(_TILE_ROWS, (0,))[0], tags.get(_TILE_COLUMNS, (0,))[0]) if tiled else None,
         offsets=offsets,
         byte_counts=byte_counts,
+        is_plain=all(tags.get(tag, (1,))[0] == 1 for tag in (_FILL_ORDER, _PREDICTOR)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,9 +102,14 @@ def stack_id_of(name: str) -> str:
     """Turn a file or folder name into an id that the wire format accepts, unchanged where possible."""
     name = unicodedata.normalize("NFKC", name)[:200] or "stack"
     try:
-        return str(TypeAdapter(StackId).validate_python(name))
+        return str(_stack_id().validate_python(name))
     except ValidationError:
         return re.sub(r"[^ -~]|[/\\]", "_", name)
+
+
+@cache
+def _stack_id() -> TypeAdapter[str]:
+    return TypeAdapter(StackId)
 
 
 def check_size(rows: int, columns: int, n_slices: int, path: Path) -> None:

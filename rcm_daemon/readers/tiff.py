@@ -100,6 +100,8 @@ def _n_slices(series: Any, path: Path) -> int:
 
 
 def _pages_of(series: Any, chain: DirectoryChain, n_slices: int, path: Path) -> list[Directory]:
+    if pages := _pages_of_run(series, chain, n_slices):
+        return pages
     if len(series.pages) == 1 and n_slices > 1:
         indices = [series.pages[0].index]
         if series.dataoffset is None:
@@ -115,3 +117,14 @@ def _pages_of(series: Any, chain: DirectoryChain, n_slices: int, path: Path) -> 
             f"a stack must have a page for each of its {n_slices} slices, got others in {path}"
         )
     return [chain.directories[index] for index in indices]
+
+
+def _pages_of_run(series: Any, chain: DirectoryChain, n_slices: int) -> list[Directory]:
+    """Find pages whose pixels lie in one run, without the library's reading each; none where they do not."""
+    if series.dataoffset is None:
+        return []
+    starts = {page.pixels_at: page for page in chain.directories}
+    first = starts.get(int(series.dataoffset))
+    n_bytes = first.n_pixel_bytes if first else 0
+    found = [starts.get(int(series.dataoffset) + i * n_bytes) for i in range(n_slices)]
+    return [page for page in found if page is not None] if None not in found else []

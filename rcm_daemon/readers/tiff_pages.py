@@ -6,13 +6,14 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from rcm_daemon.errors import StackFileError
+from rcm_daemon.readers.directories import UNCOMPRESSED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rcm_daemon.readers.directories import Directory, DirectoryChain
 
-UNCOMPRESSED, JPEG = 1, 7
+JPEG = 7
 DEFLATE = (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE = 0, 1, 3
 _CODECS = {5: "LZW", JPEG: "JPEG", 32773: "PackBits", 50000: "Zstandard"}
@@ -31,7 +32,7 @@ def check_whole(chain: DirectoryChain, n_declared: int, path: Path) -> None:
     reason = chain.fault or ("the pixels of a page lie past its end" if n_whole < len(pages) else "")
     if len(pages) == 1 and n_declared > 1 and not reason and pages[0].compression == UNCOMPRESSED:
         # ImageJ writes stacks over 4 GB with a single directory, all other pixels following the first page's.
-        n_whole = (chain.n_bytes - pages[0].offsets[0]) // max(1, slice_bytes(pages[0]))
+        n_whole = (chain.n_bytes - pages[0].offsets[0]) // max(1, pages[0].n_pixel_bytes)
     if reason or n_whole < n_declared:
         declared = str(n_declared) if n_declared else "an unknown number"
         raise StackFileError(
@@ -77,11 +78,6 @@ def check_page(page: Directory, first: Directory, index: int, path: Path) -> Non
             f"{_CODECS[page.compression]} compression needs more codecs, got it in {where}: "
             "pip install 'rcm-daemon[compressed]'"
         )
-
-
-def slice_bytes(page: Directory) -> int:
-    """Bytes of the page's pixels once unpacked."""
-    return page.rows * page.columns * page.bits // 8
 
 
 def _tile_fits(tile: tuple[int, int], shape: tuple[int, int]) -> bool:

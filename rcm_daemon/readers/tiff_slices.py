@@ -11,10 +11,10 @@ import numpy as np
 
 from rcm_daemon.errors import StackFileError
 from rcm_daemon.readers.image_header import jpeg_header
-from rcm_daemon.readers.tiff_pages import DEFLATE, JPEG, PALETTE, WHITE_IS_ZERO, has_imagecodecs, slice_bytes
+from rcm_daemon.readers.tiff_pages import DEFLATE, JPEG, PALETTE, WHITE_IS_ZERO, has_imagecodecs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class TiffSlices:
-    """Decodes slices of one series, each from its own page or from one run of uncompressed pixels.
+    """Decodes slices of one series; pixels that lie in the file as they are are only read.
+
+    Decoding a page takes more of a core than the CNN's input does: the library reads all its tags first.
 
     Parameters
     ----------
@@ -38,9 +40,7 @@ class TiffSlices:
         self._series = series
         self._pages = pages
         self._path = path
-        self._run_at = (
-            int(series.dataoffset) if len(series.pages) == 1 and series.dataoffset is not None else None
-        )
+        self._pixels_at = _pixels_at(series, pages)
         self._dtype = np.dtype(f"{series.parent.byteorder}u{pages[0].bits // 8}")
         self._grey = (
             _grey_palette(series.keyframe.colormap, path) if pages[0].photometric == PALETTE else None
@@ -49,8 +49,8 @@ class TiffSlices:
     def read(self, index: int) -> npt.NDArray[Any]:
         """Decode slice `index` to uint8 or uint16 [rows, columns]."""
         with silent_tifffile() as warnings, as_stack_file_error(f"slice {index} of {self._path}"):
-            if self._run_at is not None:
-                image = self._read_from_run(index)
+            if self._pixels_at is not None:
+                image = self._read_pixels(self._pixels_at(index))
             else:
                 self._check_streams(self._pages[index])
                 image = np.asarray(self._series.pages[index].asarray(maxworkers=1))
@@ -62,11 +62,11 @@ class TiffSlices:
             image = self._grey[image]
         return np.invert(image) if self._pages[0].photometric == WHITE_IS_ZERO else image
 
-    def _read_from_run(self, index: int) -> npt.NDArray[Any]:
+    def _read_pixels(self, at: int) -> npt.NDArray[Any]:
         page = self._pages[0]
-        n_bytes = slice_bytes(page)
-        self._file.seek(self._run_at + index * n_bytes if self._run_at else 0)
-        return np.frombuffer(self._file.read(n_bytes), self._dtype).reshape(page.rows, page.columns)
+        self._file.seek(at)
+        pixels = np.frombuffer(self._file.read(page.n_pixel_bytes), self._dtype)
+        return pixels.reshape(page.rows, page.columns)
 
     def _check_streams(self, page: Directory) -> None:
         """Refuse streams that would unpack to more than the page declares, where the codec does not."""
@@ -86,6 +86,16 @@ class TiffSlices:
                 raise StackFileError(
                     f"a slice must unpack to the {limit} bytes it declares at most, got more in {self._path}"
                 )
+
+
+def _pixels_at(series: Any, pages: list[Directory]) -> Callable[[int], int] | None:
+    """Where the pixels of slice i lie as they are, in one run or each page's in its own; else None."""
+    if len(series.pages) == 1 and series.dataoffset is not None:
+        first, n_bytes = int(series.dataoffset), pages[0].n_pixel_bytes
+        return lambda index: first + index * n_bytes
+    starts = [page.pixels_at for page in pages]
+    found = [start for start in starts if start is not None]
+    return found.__getitem__ if len(found) == len(starts) else None
 
 
 def _grey_palette(colours: Any, path: Path) -> npt.NDArray[np.uint8]:

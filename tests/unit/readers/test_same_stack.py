@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,6 +10,8 @@ import tifffile
 from stack_files import (
     Z_STEP_UM,
     grey_stack,
+    page_tags,
+    raw_tiff,
     write_imagej,
     write_images,
     write_ome,
@@ -21,6 +23,7 @@ from rcm_daemon.errors import StackFileError
 from rcm_daemon.readers.opening import open_stack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 STACK = grey_stack(3, 1000, 1000)
@@ -109,3 +112,50 @@ def test_stack_id_is_fit_for_the_wire(tmp_path: Path, name: str, stack_id: str) 
     path = write_images(tmp_path / name, grey_stack(2))
     with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
         assert stack.stack_id == stack_id
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rowsperstrip": 7},
+        {"tile": (16, 16)},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True},
+        {"photometric": "miniswhite"},
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_are_those_the_library_decodes(tmp_path: Path, options: dict[str, Any], dtype: Any) -> None:
+    pixels = grey_stack(5, 30, 50, dtype)
+    options = {"photometric": "minisblack", "contiguous": False, "metadata": None} | options
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, byteorder=">") as writer:
+        for image in pixels:
+            writer.write(
+                image, **{"photometric": "minisblack", "contiguous": False, "metadata": None} | options
+            )
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
+        read = np.stack([stack.read(i) for i in range(5)])
+    assert np.array_equal(np.invert(read) if options["photometric"] == "miniswhite" else read, pixels)
+
+
+@pytest.mark.parametrize("write", [write_imagej, write_ome, write_plain])
+def test_pixels_that_lie_as_they_are_are_not_decoded(
+    tmp_path: Path, write: Callable[[Path, np.ndarray], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = grey_stack(5)
+    name = "a.ome.tif" if write is write_ome else "a.tif"
+    with open_stack(write(tmp_path / name, pixels), z_step_um=3, pixel_size_um=0.5) as stack:
+        monkeypatch.setattr(tifffile.TiffPage, "asarray", None)
+        assert np.array_equal(stack.read(3), pixels[3])
+
+
+def test_reversed_bits_are_decoded(tmp_path: Path) -> None:
+    """Fill order 2 (TIFF 6.0, section 8): the lowest bit of a byte comes first."""
+    path = tmp_path / "a.tif"
+    pixels = bytes(range(64))
+    path.write_bytes(raw_tiff(pixels, *page_tags(8, 8, 64), (266, 3, 2)))
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
+        expected = [int(f"{grey:08b}"[::-1], 2) for grey in pixels]
+        assert stack.read(0).ravel().tolist() == expected

@@ -1,0 +1,104 @@
+"""Stacks replayed one after another, each read while the one before is on its way."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import FIELD, write_bundle
+
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.errors import StackFileError
+from rcm_daemon.readers import RecordedStack
+from rcm_daemon.replay import AHEAD, Replayed, Replayer, open_for_replay
+
+N = 40
+
+
+class Recording:
+    """A recorded stack of noise, which counts what is still in memory and may break off."""
+
+    def __init__(self, name: str, breaks_at: int = -1) -> None:
+        self.alive: list[weakref.ref[np.ndarray]] = []
+        self.is_closed = False
+        self._rng = np.random.default_rng(len(name))
+        self._breaks_at = breaks_at
+        z_um = tuple(3.0 * i for i in range(N))
+        self.stack = RecordedStack(
+            name, Path(name), z_um, 0.5, FIELD, "uint8", 0, (), self._read, self._close
+        )
+
+    def _read(self, index: int) -> np.ndarray:
+        assert not self.is_closed
+        if index == self._breaks_at:
+            raise StackFileError(f"slice {index} is torn")
+        image = self._rng.integers(60, 180, FIELD, dtype=np.uint8)
+        self.alive.append(weakref.ref(image))
+        return image
+
+    def _close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def n_in_memory(self) -> int:
+        return sum(one() is not None for one in self.alive)
+
+
+@pytest.fixture
+def replayer(tmp_path: Path) -> Replayer:
+    write_bundle(tmp_path)
+    return Replayer(open_for_replay(load_verified(tmp_path), "cpu", "fp32"), live=False, thumbnails=False)
+
+
+def test_each_stack_is_answered_in_order_and_closed(replayer: Replayer) -> None:
+    recordings = [Recording("a"), Recording("torn", breaks_at=N // 2), Recording("c")]
+    absent = StackFileError("nothing there")
+    stacks = [recordings[0].stack, absent, recordings[1].stack, recordings[2].stack]
+    answers = list(replayer.replay_each(stacks))
+    assert [one.final.stack_id if isinstance(one, Replayed) else str(one) for one in answers] == [
+        "a",
+        "nothing there",
+        f"slice {N // 2} is torn",
+        "c",
+    ]
+    assert all(one.is_closed for one in recordings)
+    assert all(one.final.n_slices == N for one in answers if isinstance(one, Replayed))
+
+
+def test_a_stack_that_breaks_off_is_not_read_on(replayer: Replayer) -> None:
+    torn = Recording("torn", breaks_at=3)
+    with pytest.raises(StackFileError, match="slice 3 is torn"):
+        replayer.replay(torn.stack)
+    assert len(torn.alive) == 3
+    assert torn.is_closed
+
+
+def test_pixels_leave_once_they_are_embedded(replayer: Replayer) -> None:
+    """Of a stack that is labelled once, at its end, all slices were in memory before."""
+    recording = Recording("long")
+    most = []
+    list(replayer.replay_each([recording.stack], lambda stack: most.append(recording.n_in_memory)))
+    n_lanes = replayer._networks.n_lanes
+    assert len(most) == N
+    assert max(most) <= (AHEAD + 1) * n_lanes + 2
+
+
+def test_a_slice_the_networks_refuse_ends_its_stack_alone(
+    replayer: Replayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = replayer._networks.embed
+
+    def refuse(image: np.ndarray, name: str) -> np.ndarray:
+        if name == "slice 5" and not refused:
+            refused.append(name)
+            raise StackFileError("slice 5 cannot be embedded")
+        return embed(image, name)
+
+    refused: list[str] = []
+    monkeypatch.setattr(replayer._networks, "embed", refuse)
+    answers = list(replayer.replay_each([Recording("a").stack, Recording("b").stack]))
+    assert str(answers[0]) == "slice 5 cannot be embedded"
+    assert isinstance(answers[1], Replayed)
+    assert len(answers) == 2
