@@ -22,7 +22,7 @@ from rcm_daemon.core.posterior import boundary_posterior
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
 from trainer.live_runs import again, live_run, slices_of
-from trainer.live_scores import label_boundaries
+from trainer.live_scores import changed_later, label_boundaries
 from trainer.progress import progress_bar
 from trainer.run_folder import state_digest, this_command
 
@@ -335,17 +335,8 @@ def _levels(pair: np.ndarray) -> Levels:
 def _confidences(run: LiveRun, estimation: Estimation) -> tuple[np.ndarray, np.ndarray]:
     """Posterior probability of every label given, and whether it changed later."""
     estimates = again(run, estimation).estimates
-    labels = [estimate.labels for estimate in estimates]
-    n = len(labels)
-    changes = np.zeros(n, np.bool_)  # of each slice, after the prefix looked at
-    probabilities, changed = [], []
-    for seen in range(n, 0, -1):
-        own = np.take_along_axis(estimates[seen - 1].posterior, labels[seen - 1][:, None], axis=1)[:, 0]
-        if seen < n:
-            changes[:seen] |= labels[seen][:seen] != labels[seen - 1]
-        probabilities.append(own)
-        changed.append(changes[:seen].copy())
-    return np.concatenate(probabilities), np.concatenate(changed)
+    own = [np.take_along_axis(e.posterior, e.labels[:, None], axis=1)[:, 0] for e in estimates]
+    return np.concatenate(own), np.concatenate(changed_later([e.labels for e in estimates]))
 
 
 def _fit_settled(confidences: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

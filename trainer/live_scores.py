@@ -148,15 +148,32 @@ def count_settled(estimates: Sequence[StrataEstimate]) -> tuple[int, int]:
     estimates
         After each slice, each of which lay below all before it.
     """
-    n_settled = n_unsettled = 0
-    changes = np.zeros(len(estimates), np.bool_)  # of each slice, after the estimate looked at
-    for seen in range(len(estimates), 0, -1):
-        now = estimates[seen - 1]
-        if seen < len(estimates):
-            changes[:seen] |= estimates[seen].labels[:seen] != now.labels
-        n_settled += int(now.settled.sum())
-        n_unsettled += int((now.settled & changes[:seen]).sum())
+    changed = changed_later([estimate.labels for estimate in estimates])
+    n_settled = sum(int(estimate.settled.sum()) for estimate in estimates)
+    n_unsettled = sum(int((e.settled & later).sum()) for e, later in zip(estimates, changed, strict=True))
     return n_settled, n_unsettled
+
+
+def changed_later(labels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Tell which labels of each estimate are another one in any later estimate.
+
+    Parameters
+    ----------
+    labels
+        After each slice, each of which lay below all before it: [1], [2], ... [n].
+
+    Returns
+    -------
+    list of np.ndarray
+        bool of the same shapes.
+    """
+    changes = np.zeros(len(labels), np.bool_)
+    found = []
+    for seen in range(len(labels), 0, -1):
+        if seen < len(labels):
+            changes[:seen] |= labels[seen][:seen] != labels[seen - 1]
+        found.append(changes[:seen].copy())
+    return found[::-1]
 
 
 @dataclass(frozen=True)
