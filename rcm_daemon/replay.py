@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from rcm_daemon.errors import RcmError, StackFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -56,21 +55,21 @@ class Replayed:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A slice as received, ready for the CNN, and when reading it began and ended."""
+    """A slice as received, ready for the CNN, and when reading it began."""
 
     header: SliceHeader
     prepared: PreparedSlice
     thumbnail: NDArray[np.uint8] | None
     begun_ns: int
-    prepared_ns: int
 
 
 @dataclass(frozen=True)
 class _Done:
-    """A slice as embedded, and when it was."""
+    """A slice as embedded, and when the CNN began and ended."""
 
     before: _Prepared
     embedded: EmbeddedSlice
+    started_ns: int
     finished_ns: int
 
 
@@ -162,22 +161,21 @@ class Replayer:
         ------
         One a stack, in their order: what is said of it, or why that cannot be.
         """
-        for embedded in self._embedded(stacks):
-            if isinstance(embedded, RcmError):
-                yield embedded
-                continue
-            stack, done = embedded
-            if stack.has_failed:
+        for stack, future in self._embedded(stacks):
+            if stack is not None and stack.has_failed:
                 continue
             try:
-                replayed = self._take(stack, done.result())
+                done = future.result()
+                replayed = self._take(stack, done) if stack is not None else None
             except RcmError as error:
-                stack.has_failed = True
+                if stack is not None:
+                    stack.has_failed = True
                 yield error
-            else:
+                continue
+            if stack is not None:
                 progress(stack.recorded)
-                if replayed is not None:
-                    yield replayed
+            if replayed is not None:
+                yield replayed
 
     def _take(self, stack: _Stack, done: _Done) -> Replayed | None:
         """Label what is there of a stack; returns what is said of it after its last slice."""
@@ -199,8 +197,8 @@ class Replayer:
         else:
             now_ns = time.monotonic_ns()
             latency = Latency(
-                wait_ms=(before.prepared_ns - before.begun_ns) / 1e6,
-                embed_ms=(done.finished_ns - before.prepared_ns) / 1e6,
+                wait_ms=(done.started_ns - before.begun_ns) / 1e6,
+                embed_ms=(done.finished_ns - done.started_ns) / 1e6,
                 label_ms=(now_ns - done.finished_ns) / 1e6,
                 total_ms=(now_ns - before.begun_ns) / 1e6,
             )
@@ -213,39 +211,48 @@ class Replayer:
 
     def _embedded(
         self, stacks: Iterable[RecordedStack | RcmError]
-    ) -> Iterator[tuple[_Stack, Future[_Done]] | RcmError]:
+    ) -> Iterator[tuple[_Stack | None, Future[_Done]]]:
         """Embed slices on all lanes, a few ahead of who takes them in their order.
 
         This thread reads and prepares them: lanes that only run the CNN hardly need the interpreter, for
-        which threads would wait in turn.
+        which threads would wait in turn. What cannot be read has failed in its place.
         """
-        ahead: deque[tuple[_Stack, Future[_Done]] | RcmError] = deque()
+        ahead: deque[tuple[_Stack | None, Future[_Done]]] = deque()
         n_lanes = self._networks.n_lanes
         lanes = ThreadPoolExecutor(n_lanes)
         try:
-            for recorded in stacks:
-                if isinstance(recorded, RcmError):
-                    ahead.append(recorded)
-                    continue
-                with recorded:
-                    stack = _Stack(recorded, self._n_messages)
-                    self._n_messages += recorded.n_slices + 2  # with start and end
-                    for index in range(recorded.n_slices):
-                        if stack.has_failed:
-                            break
-                        try:
-                            prepared = self._prepare(stack, index)
-                        except RcmError as error:
-                            stack.has_failed = True
-                            ahead.append(error)
-                            break
-                        ahead.append((stack, lanes.submit(self._embed, prepared)))
-                        if len(ahead) > AHEAD * n_lanes:
-                            yield ahead.popleft()
-            while ahead:
-                yield ahead.popleft()
+            for stack, submitted in self._submitted(stacks, lanes):
+                ahead.append((stack, submitted))
+                while ahead and (ahead[0][1].done() or len(ahead) > AHEAD * n_lanes):
+                    yield ahead.popleft()
+        except Exception:
+            yield from ahead  # what was read before is told before what nobody expected
+            raise
+        else:
+            yield from ahead
         finally:
             lanes.shutdown(cancel_futures=True)
+
+    def _submitted(
+        self, stacks: Iterable[RecordedStack | RcmError], lanes: ThreadPoolExecutor
+    ) -> Iterator[tuple[_Stack | None, Future[_Done]]]:
+        """Read slice after slice and hand each to the lanes, until its stack ends or fails."""
+        for recorded in stacks:
+            if isinstance(recorded, RcmError):
+                yield None, _failed(recorded)
+                continue
+            with recorded:
+                stack = _Stack(recorded, self._n_messages)
+                self._n_messages += recorded.n_slices + 2  # with start and end
+                for index in range(recorded.n_slices):
+                    try:
+                        prepared = self._prepare(stack, index)
+                    except RcmError as error:
+                        yield stack, _failed(error)
+                        break
+                    yield stack, lanes.submit(self._embed, prepared)
+                    if stack.has_failed:
+                        break
 
     def _prepare(self, stack: _Stack, index: int) -> _Prepared:
         begun_ns = time.monotonic_ns()
@@ -254,10 +261,12 @@ class Replayer:
         received = stack.controller.slice(stack.plan, index, image, time.time_ns(), with_crc=False)
         small = thumbnail(image, recorded.max_value) if self._thumbnails else None
         prepared = prepare_slice(self._networks, received, self._neighbours(recorded, index))
-        return _Prepared(received.header, prepared, small, begun_ns, time.monotonic_ns())
+        return _Prepared(received.header, prepared, small, begun_ns)
 
     def _embed(self, before: _Prepared) -> _Done:
-        return _Done(before, embed_prepared(self._networks, before.prepared), time.monotonic_ns())
+        started_ns = time.monotonic_ns()
+        embedded = embed_prepared(self._networks, before.prepared)
+        return _Done(before, embedded, started_ns, time.monotonic_ns())
 
     def _neighbours(
         self, stack: RecordedStack, index: int
@@ -280,6 +289,12 @@ class Replayer:
         """Give the next message its numbers, whether it is kept or not."""
         self._seq += 1
         acquisition.revision += 1
+
+
+def _failed(error: RcmError) -> Future[_Done]:
+    future: Future[_Done] = Future()
+    future.set_exception(error)
+    return future
 
 
 def open_for_replay(bundle: VerifiedBundle, provider: ProviderChoice, variant: VariantChoice) -> Networks:

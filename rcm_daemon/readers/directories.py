@@ -39,10 +39,10 @@ _LETTER = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES = 273, 277, 279
 _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
-_FILL_ORDER, _PREDICTOR = 266, 317
+_HOW_PACKED = {266, 317}  # fill order and predictor
 _WANTED = {
     _COLUMNS, _ROWS, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_OFFSETS, _SAMPLES, _STRIP_BYTES,
-    _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT, _FILL_ORDER, _PREDICTOR,
+    _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT,
 }  # fmt: skip
 UNCOMPRESSED = 1
 _MAX_ENTRIES = 4096
@@ -170,9 +170,10 @@ class _Walker:
         for i in range(n_entries):
             entry = block[i * entry_size : (i + 1) * entry_size]
             tag, kind = struct.unpack(self._order + "HH", entry[:4])
-            values = self._values(kind, entry[4:], tag in _WANTED)
-            if values:
-                tags[tag] = values
+            how_packed = tag in _HOW_PACKED
+            values = self._values(kind, entry[4:], tag in _WANTED or (how_packed and kind in _LETTER))
+            if values or how_packed:
+                tags[tag] = values or (0,)  # of another type: the library decodes it, whatever it says
         next_offset = struct.unpack(self._order + offset_format, block[-link_size:])[0]
         return _directory(tags), next_offset
 
@@ -215,5 +216,5 @@ def _directory(tags: dict[int, tuple[int, ...]]) -> Directory:
         tile=(tags.get(_TILE_ROWS, (0,))[0], tags.get(_TILE_COLUMNS, (0,))[0]) if tiled else None,
         offsets=offsets,
         byte_counts=byte_counts,
-        is_plain=all(tags.get(tag, (1,))[0] == 1 for tag in (_FILL_ORDER, _PREDICTOR)),
+        is_plain=all(tags.get(tag, (1,))[0] == 1 for tag in _HOW_PACKED),
     )

@@ -44,6 +44,14 @@ def open_stack(
     """
     check_options(z_step_um, pixel_size_um, series)
     path = Path(path)
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise StackFileError(
+            f"a stack must be a TIFF file or a folder of images, found nothing at {path}"
+        ) from error
+    except OSError as error:
+        raise StackFileError(f"a stack must be readable, got {error.strerror} at {path}") from error
     if path.is_dir():
         if series:
             raise StackFileError(f"a folder holds one series, got --series {series} for {path}")
@@ -51,8 +59,6 @@ def open_stack(
         if is_vivastack(files):
             return open_vivastack(path, files, z_step_um, pixel_size_um)
         return open_images(path, files, z_step_um, pixel_size_um)
-    if not path.exists():
-        raise StackFileError(f"a stack must be a TIFF file or a folder of images, found nothing at {path}")
     if not path.is_file():
         raise StackFileError(f"a stack must be a TIFF file or a folder of images, found neither at {path}")
     return open_tiff(path, z_step_um, pixel_size_um, series)

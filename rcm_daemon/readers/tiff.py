@@ -123,8 +123,11 @@ def _pages_of_run(series: Any, chain: DirectoryChain, n_slices: int) -> list[Dir
     """Find pages whose pixels lie in one run, without the library's reading each; none where they do not."""
     if series.dataoffset is None:
         return []
-    starts = {page.pixels_at: page for page in chain.directories}
+    starts = {page.pixels_at: page for page in reversed(chain.directories)}
     first = starts.get(int(series.dataoffset))
-    n_bytes = first.n_pixel_bytes if first else 0
+    index = series.pages[0].index
+    if first is None or index >= len(chain.directories) or first is not chain.directories[index]:
+        return []
+    n_bytes = first.n_pixel_bytes
     found = [starts.get(int(series.dataoffset) + i * n_bytes) for i in range(n_slices)]
     return [page for page in found if page is not None] if None not in found else []
