@@ -55,10 +55,9 @@ class AnsweringProcess:
         slices, results = free_endpoint(), free_endpoint()
         self.name = name
         self.answer = b""
-        self.missed: set[int] = set()
         self._pictures = pictures
         self._controller = Controller("bench", "bench")
-        self._plan = pictures.plan("")
+        self.begin("first")
         command = [sys.executable, "-m", module, slices, results, *arguments]
         self._process = subprocess.Popen(command)  # noqa: S603
         self._publisher = Publisher(context, slices)
@@ -69,7 +68,6 @@ class AnsweringProcess:
             self._wait_for(
                 lambda: self._publisher.wait_for_subscriber(POLL_MS / 1e3), "its process must connect"
             )
-            self.begin("first")
             self.run(0)  # what is said on connecting, and the first message, are no measure
         except BaseException:
             self.__exit__()

@@ -15,14 +15,16 @@ from rich.text import Text
 from rcm_daemon.display.stack_view import STRATUM_COLOURS, STRATUM_WORDS, StackView, boundary_sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 # One glyph a stratum, so that the strip reads without colour too.
 STRATUM_GLYPHS = ("░", "▒", "█")
 _HEAD = ("slice", "z um", "stratum", "epi %", "DEJ %", "derm %")
-_WORDS = (2, 6)
-"""Columns that are set to the left, stratum and flags; numbers stand to the right."""
-_FLAGS_WIDTH = 24
+_SHARES = slice(3, 6)
+"""Columns that are left out where there is no room for them: flags say more."""
+_MAX_CELL = 24
 _GAP, _BLOCK_GAP = "  ", "   "
 _ROWS_PER_BLOCK = 20
 _MAX_STRIP = 100
@@ -49,18 +51,25 @@ def stack_report(view: StackView, n_rows: int | None = None) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A word of the table and its style."""
+    """A word of the table and its style; numbers stand to the right of their column, words to the left."""
 
     word: str
     style: str = ""
+    is_word: bool = False
+
+    def set_in(self, width: int) -> str:
+        """Return it as wide as its column, shortened where it is wider."""
+        if len(self.word) > width:
+            return self.word[: width - 1] + "…"
+        return self.word.ljust(width) if self.is_word else self.word.rjust(width)
 
 
 @dataclass(frozen=True)
 class SliceTable:
     """A row a slice, in as many blocks side by side as the terminal is wide and the stack is long.
 
-    Lines are set here: laid out by the library, nested tables take longer than the networks take for a
-    third of the stack.
+    Lines are set here: laid out by the library, nested tables of 64 slices took a quarter of what the CNN
+    takes for them.
     """
 
     view: StackView
@@ -71,12 +80,16 @@ class SliceTable:
         first = max(0, n - self.n_rows) if self.n_rows is not None else 0
         if first:
             yield Text(f"  {first} shallower slice{'s' * (first > 1)} not shown", style="dim")
-        head = [_Cell(word, "dim") for word in _HEAD]
+        head = [_Cell(word, "dim", word == "stratum") for word in _HEAD]
         if any(self.view.flags[first:]):
-            head.append(_Cell("flags", "dim"))
-        rows = [self._row(row)[: len(head)] for row in range(first, n)]
-        widths = [max(len(row[k].word) for row in (head, *rows)) for k in range(len(head))]
-        width = sum(widths) + len(_GAP) * (len(widths) - 1)
+            head.append(_Cell("flags", "dim", is_word=True))
+        rows = [head, *(self._row(row)[: len(head)] for row in range(first, n))]
+        if _width(_widths(rows)) > options.max_width:
+            for row in rows:
+                del row[_SHARES]
+        widths = _widths(rows)
+        widths[-1] = max(1, widths[-1] - max(0, _width(widths) - options.max_width))
+        width, (head, *rows) = _width(widths), rows
         room = options.max_width + len(_BLOCK_GAP)
         n_blocks = max(1, min(room // (width + len(_BLOCK_GAP)), math.ceil((n - first) / _ROWS_PER_BLOCK)))
         size = math.ceil((n - first) / n_blocks)
@@ -86,9 +99,8 @@ class SliceTable:
             line: list[Segment] = []
             for number, row in enumerate(lines):
                 for k, (cell, width) in enumerate(zip(row or (), widths, strict=False)):
-                    word = cell.word.ljust(width) if k in _WORDS else cell.word.rjust(width)
                     gap = _GAP if k else _BLOCK_GAP * (number > 0)
-                    line.append(Segment(gap + word, styles[cell.style]))
+                    line.append(Segment(gap + cell.set_in(width), styles[cell.style]))
             yield from Segment.adjust_line_length(line, options.max_width, pad=False)
             yield Segment.line()
 
@@ -99,17 +111,22 @@ class SliceTable:
         return [
             _Cell(str(view.index[row] if view.index else row)),
             _Cell(f"{view.z_um[row]:.1f}"),
-            _Cell(STRATUM_WORDS[label], f"bold {colour}"),
+            _Cell(STRATUM_WORDS[label], f"bold {colour}", is_word=True),
             *(
                 _Cell(f"{100 * share:.0f}", colour if k == label else "dim")
                 for k, share in enumerate(view.probabilities[row])
             ),
-            _Cell(_shortened(view.flags[row].replace(",", " ")) if view.flags else "", "yellow"),
+            _Cell(view.flags[row].replace(",", " ") if view.flags else "", "yellow", is_word=True),
         ]
 
 
-def _shortened(flags: str) -> str:
-    return flags if len(flags) <= _FLAGS_WIDTH else f"{flags[: _FLAGS_WIDTH - 1]}…"
+def _widths(rows: Sequence[Sequence[_Cell]]) -> list[int]:
+    """Return the width of each column."""
+    return [min(_MAX_CELL, max(len(cell.word) for cell in column)) for column in zip(*rows, strict=True)]
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 @dataclass(frozen=True)

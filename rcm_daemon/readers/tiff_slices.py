@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TiffSlices:
     """Decodes slices of one series; pixels that lie in the file as they are are only read.
 
-    Decoding a page takes more of a core than the CNN's input does: the library reads all its tags first.
+    To decode one the library reads all the tags of its page first, which keeps other threads waiting.
 
     Parameters
     ----------
@@ -93,6 +93,8 @@ def _pixels_at(series: Any, pages: list[Directory]) -> Callable[[int], int] | No
     if len(series.pages) == 1 and series.dataoffset is not None:
         first, n_bytes = int(series.dataoffset), pages[0].n_pixel_bytes
         return lambda index: first + index * n_bytes
+    if series.kind == "lsm":  # beyond 4 GB its offsets have wrapped: the library knows
+        return None
     starts = [page.pixels_at for page in pages]
     found = [start for start in starts if start is not None]
     return found.__getitem__ if len(found) == len(starts) else None

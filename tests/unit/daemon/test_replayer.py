@@ -102,3 +102,61 @@ def test_a_slice_the_networks_refuse_ends_its_stack_alone(
     assert str(answers[0]) == "slice 5 cannot be embedded"
     assert isinstance(answers[1], Replayed)
     assert len(answers) == 2
+
+
+def test_a_stack_is_answered_before_many_that_cannot_be_opened(replayer: Replayer) -> None:
+    n_asked_for = 0
+
+    def stacks():
+        nonlocal n_asked_for
+        yield Recording("a").stack
+        for n_asked_for in range(1, 200):
+            yield StackFileError(f"nothing at {n_asked_for}")
+
+    answers = replayer.replay_each(stacks())
+    assert isinstance(next(answers), Replayed)
+    assert n_asked_for <= AHEAD * replayer._networks.n_lanes + 1
+    assert len(list(answers)) == 199
+
+
+def test_a_stack_is_answered_before_what_nobody_expected(replayer: Replayer) -> None:
+    def stacks():
+        yield Recording("a").stack
+        raise OSError("the share is gone")
+
+    answers = replayer.replay_each(stacks())
+    assert isinstance(next(answers), Replayed)
+    with pytest.raises(OSError, match="the share is gone"):
+        next(answers)
+
+
+def test_numbers_after_a_torn_stack_do_not_depend_on_the_cores(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    found = set()
+    for n_lanes in (1, 2, 5):
+        networks = open_for_replay(load_verified(tmp_path), "cpu", "fp32")
+        networks.n_lanes = n_lanes
+        stacks = [Recording("a").stack, Recording("a", breaks_at=3).stack, Recording("a").stack]
+        last = list(Replayer(networks, thumbnails=False).replay_each(stacks))[-1]
+        assert isinstance(last, Replayed)
+        found.add((last.final.acquisition, last.final.seq))
+    assert found == {(3, 2 * (N + 1) + 3)}  # a message a slice, and one at the end of a whole stack
+
+
+def test_what_a_slice_waits_for_a_lane_is_not_called_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path)
+    networks = open_for_replay(load_verified(tmp_path), "cpu", "fp32")
+    networks.n_lanes = 1
+    now_ns, embed = 0, networks.embed
+
+    def slow(image: np.ndarray, name: str) -> np.ndarray:
+        nonlocal now_ns
+        now_ns += 50_000_000
+        return embed(image, name)
+
+    monkeypatch.setattr(networks, "embed", slow)
+    monkeypatch.setattr("rcm_daemon.replay.time.monotonic_ns", lambda: now_ns)
+    replayed = Replayer(networks, thumbnails=False).replay(Recording("a").stack)
+    assert [message.embed_ms for message in replayed.live] == [50.0] * N

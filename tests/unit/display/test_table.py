@@ -86,6 +86,15 @@ def test_a_hundred_slices_stand_side_by_side_where_there_is_room(width: int, n_l
     assert sum(line.split().count("epidermis") for line in rows) == 50
 
 
+@pytest.mark.parametrize("width", [30, 36, 44, 60])
+def test_flags_stay_where_there_is_little_room(width: int) -> None:
+    lines = printed(STACK, width).splitlines()
+    row = next(line for line in lines if line.split()[:2] == ["4", "0.0"])
+    assert row.split()[:3] == ["4", "0.0", "epidermis"]
+    assert "dark cropped" in row or row.rstrip().endswith("…")
+    assert all(len(line) <= width for line in lines)
+
+
 def test_live_table_keeps_the_deepest_rows_and_the_whole_strip() -> None:
     text = printed(shown([0] * 20 + [1] * 20), n_rows=5)
     assert "35 shallower slices not shown" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from stack_files import (
 )
 
 from rcm_daemon.errors import StackFileError
+from rcm_daemon.readers.directories import Directory
 from rcm_daemon.readers.opening import open_stack
+from rcm_daemon.readers.tiff_slices import _pixels_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,3 +162,37 @@ def test_reversed_bits_are_decoded(tmp_path: Path) -> None:
     with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
         expected = [int(f"{grey:08b}"[::-1], 2) for grey in pixels]
         assert stack.read(0).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [2, 6, 7, 8])
+def test_a_fill_order_of_another_type_refuses_no_file(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(raw_tiff(bytes(range(64)), *page_tags(8, 8, 64), (266, kind, 1)))
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5) as stack:
+        assert stack.read(0).ravel().tolist() == list(range(64))
+
+
+def test_two_pages_of_the_same_pixels_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """The second shows them white for black."""
+    pixels, path = bytes(range(64)), tmp_path / "a.tif"
+    first = raw_tiff(pixels, *page_tags(8, 8, 64), next_offset=0)
+    second_at = len(first)
+    second = raw_tiff(pixels, *page_tags(8, 8, 64, photometric=0))[8 + 64 :]
+    path.write_bytes(raw_tiff(pixels, *page_tags(8, 8, 64), next_offset=second_at) + second)
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5, series=0) as stack:
+        assert stack.read(0).ravel().tolist() == list(range(64))
+    with open_stack(path, z_step_um=3, pixel_size_um=0.5, series=1) as stack:
+        assert stack.read(0).ravel().tolist() == [255 - grey for grey in range(64)]
+
+
+def test_pages_of_an_lsm_file_are_left_to_the_library() -> None:
+    """Beyond 4 GB its offsets have wrapped; the library knows by how much."""
+    page = Directory(8, 8, 8, 1, 1, 1, 1, None, (8,), (64,), is_plain=True)
+    for kind, starts in (("lsm", None), ("generic", [8, 8])):
+        found = _pixels_at(SimpleNamespace(kind=kind, pages=[0, 1], dataoffset=None), [page, page])
+        assert (found and [found(0), found(1)]) == starts
+
+
+def test_a_path_that_cannot_be_looked_at_is_one_sentence() -> None:
+    with pytest.raises(StackFileError, match="a stack must be readable, got File name too long"):
+        open_stack("x" * 300)
