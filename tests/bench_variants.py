@@ -1,10 +1,11 @@
 """Which form of a CNN is how fast where: one run, all forms in turn, ratios to fp32 on ONNX Runtime.
 
-    python -m tests.bench_variants BUNDLE [--full-width] [--threads 2] [--rounds 40]
+    python -m tests.bench_variants BUNDLE [--full-width] [--threads 2] [--rounds 40] [--in-a-row 1]
 
 BUNDLE holds an int8 variant. With --full-width its CNN gives way to an Inception-V3 of width 1 at 299 pixels
 whose weights were drawn, not trained (their values do not matter to time), quantised the same way on phantom
-slices.
+slices. With --in-a-row each form runs several times before the next one does, and finds its own weights in
+the caches, as after a rehearsal, instead of those of the form before.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--full-width", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--in-a-row", type=int, default=1)
     given = parser.parse_args()
     bundle = load_verified(given.bundle)
     if given.full_width:
@@ -74,10 +76,12 @@ def main() -> None:
     durations_s: dict[tuple[str, str], list[float]] = {form: [] for form in FORMS}
     for _ in range(given.rounds):
         for form, cnn in cnns.items():
-            begun_s = time.perf_counter()
-            run_cnn(cnn, image, size, "a slice")
-            durations_s[form].append(time.perf_counter() - begun_s)
-    print(f"{execution.threads} threads, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+            for _ in range(given.in_a_row):
+                begun_s = time.perf_counter()
+                run_cnn(cnn, image, size, "a slice")
+                durations_s[form].append(time.perf_counter() - begun_s)
+    rounds = f"{given.rounds} rounds of {given.in_a_row} runs"
+    print(f"{execution.threads} threads, {rounds}, load {os.getloadavg()[0]:.1f}")
     first = np.array(durations_s[FORMS[0]])
     for form, values in durations_s.items():
         opened_s, embedding = said[form]
