@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.core.estimator import N_SHARES, EstimatorParameters, Levels, statuses_of
+from rcm_daemon.core.estimator import N_SHARES, UNCALIBRATED, EstimatorParameters, Levels, statuses_of
 from rcm_daemon.core.message import INTERVAL
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.posterior import boundary_posterior
@@ -124,8 +124,7 @@ def read_calibration(checkpoint: Path, network: RecurrentStrata) -> dict[str, An
 
 def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> EstimatorParameters:
     """Give the estimator of a network nobody calibrated: the posterior's own levels, little settled."""
-    edge = (1 - INTERVAL) / 2
-    levels = _levels(np.array([edge, 1 - edge]))
+    levels = _levels(np.array(UNCALIBRATED))
     return _parameters(prior, evidence_scale, levels, levels, 0.999)
 
 
@@ -313,11 +312,20 @@ def _fit_levels(ranks: Sequence[Rank], early: Sequence[Rank], *, inside: bool) -
 
 
 def _edges(ranks: Sequence[Rank]) -> tuple[float, float]:
-    """5 % and 95 % points of the ranks, a little farther out for the finite number of patients."""
+    """Levels that hold a new patient's boundary 90 % of the time: split conformal, from both sides.
+
+    Of n patients, each with one rank, these are the k-th smallest and the k-th largest, k = 5 % of n + 1
+    rounded down (Vovk et al. 2005): 2 k / (n + 1) of all new ones lie outside. Those of one
+    patient's prefixes are much alike: patients are counted here, and their ranks taken together.
+    """
     edge = (1 - INTERVAL) / 2
     if not ranks:
         return edge, 1 - edge
-    outer = edge * (1 - 1 / len({rank.patient for rank in ranks}))
+    n_patients = len({rank.patient for rank in ranks})
+    k = int(round(edge * (n_patients + 1), 9))  # 0.05 * 20 is 1, whatever floating point makes of it
+    if k == 0:
+        return OUTERMOST, 1 - OUTERMOST
+    outer = (k - 0.5) / n_patients  # half-way between ranks, where no rounding of weights matters
     low, high = np.quantile(
         [rank.rank for rank in ranks],
         [outer, 1 - outer],

@@ -23,6 +23,7 @@ from rcm_daemon.bundle.manifest import (
     Manifest,
     write_manifest,
 )
+from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.errors import BundleError, DataSetError
 from rcm_daemon.simulator import make_phantom
 from trainer.calibrate import read_calibration, uncalibrated
@@ -103,10 +104,13 @@ def export_bundle(
     rcn_bytes = graph.SerializeToString()
     (out / "cnn.onnx").write_bytes(cnn_bytes)
     (out / "rcn.onnx").write_bytes(rcn_bytes)
+    estimator: EstimatorParameters | None = None
     if recurrent is not None and recurrent.likelihood is not None:
-        estimator = uncalibrated(recurrent.likelihood.prior()).model_dump(mode="json", by_alias=True)
-        estimator = calibration["estimator"] if calibration else estimator
-        (out / ESTIMATOR_FILE).write_text(json.dumps(estimator, indent=1) + "\n")
+        estimator = uncalibrated(recurrent.likelihood.prior())
+        if calibration:
+            estimator = EstimatorParameters.model_validate_json(json.dumps(calibration["estimator"]))
+        fields = estimator.model_dump(mode="json", by_alias=True)
+        (out / ESTIMATOR_FILE).write_text(json.dumps(fields, indent=1) + "\n")
 
     def answers(embeddings_NE: np.ndarray, z_um_N: np.ndarray, weight_N: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
@@ -131,7 +135,7 @@ def export_bundle(
     z_step_um = checkpoints.get("rcn", cnn_checkpoint).get("z_step_um", WIDEST_Z_STEP_UM)
     phantom = all(checkpoint["provenance"].get("phantom", True) for checkpoint in checkpoints.values())
     notice = notice_of(phantom)
-    card = model_card(name, version, checkpoints, provenance, notice, parity)
+    card = model_card(name, version, checkpoints, provenance, notice, parity, estimator)
     (out / "MODEL_CARD.md").write_text(card)
     manifest = write_manifest(
         out,

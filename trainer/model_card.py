@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcm_daemon.bundle.manifest import NOTICE
 from trainer.rcn_recipe import RcnRecipe
+
+if TYPE_CHECKING:
+    from rcm_daemon.core.estimator import EstimatorParameters
 
 CELLS = {"gru": "GRU", "rnn": "plain RNN"}
 
@@ -22,6 +25,7 @@ def model_card(
     provenance: dict[str, Any],
     notice: str,
     parity: dict[str, float],
+    estimator: EstimatorParameters | None = None,
 ) -> str:
     """Write the card as Markdown.
 
@@ -37,6 +41,8 @@ def model_card(
         The bundle's notice.
     parity
         Largest differences between torch and ONNX Runtime.
+    estimator
+        Of a bundle that has one.
     """
     recipe = checkpoints["cnn"]["recipe"]
     about = checkpoints["cnn"]["provenance"]
@@ -82,7 +88,7 @@ of `rcm-trainer evaluate` on unseen stacks is the one to quote):
 
 ONNX Runtime agrees with torch to {parity["embeddings"]:.1e} of the largest embedding value and, from the same
 embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} in probability.
-
+{_calibration(estimator)}
 ## What it is not for
 
 - Not a medical device: no diagnosis, no treatment, no patient management may rest on it.
@@ -99,6 +105,15 @@ embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} i
 ```
 {commands}
 ```
+"""
+
+
+def _calibration(estimator: EstimatorParameters | None) -> str:
+    if estimator is None or estimator.is_calibrated:
+        return ""
+    return """
+**Its intervals are not calibrated**: nobody knows how many of them hold the boundary.
+`rcm-trainer calibrate`, before the export, fits them to patients that nothing else was fitted to.
 """
 
 

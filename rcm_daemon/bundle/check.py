@@ -160,4 +160,5 @@ def _check_estimator(
             monotone_estimate(z_um[:n], weight[:n], probabilities[:n], evidence[:n], parameters)
     except (RcmError, ArithmeticError, ValueError) as error:
         return CheckItem("estimator", False, f"stack of {n} slices: {error}")
-    return CheckItem("estimator", True, f"estimates every one of {len(z_um)} prefixes")
+    calibration = "" if parameters.is_calibrated else "; its intervals are not calibrated"
+    return CheckItem("estimator", True, f"estimates every one of {len(z_um)} prefixes{calibration}")

@@ -24,7 +24,7 @@ FULL_GAIN_UM = 6.0
 uncertain whatever is imaged. On 170 validation and calibration stacks 0.41 of a sweep's slices were taken;
 with 3 um here (and 45 um, 1.5 steps below) 0.58, and the boundaries lay no nearer to the readers'."""
 LEAST_GAIN = 0.4
-"""In nats: with less to be gained anywhere, and both boundaries found, there is no more to do. The entropy at
+"""In nats: less is not worth a slice. The entropy at
 a boundary is 0.69, so this is reached when it is sampled every 7 um."""
 FARTHEST_UM = 30.0
 """No depth farther below the newest slice is advised."""
@@ -36,8 +36,14 @@ ROUNDING_UM = 1e-6
 """Depths this close are one."""
 
 
-def advise(posterior: BoundaryPosterior, trusted: NDArray[np.bool_], *, all_found: bool) -> Advice:
+def advise(
+    posterior: BoundaryPosterior, trusted: NDArray[np.bool_], deepest_mosaic_um: float | None
+) -> Advice:
     """Advise on a partial stack.
+
+    There is no more to do once both boundaries lie inside the stack, no depth has anything to tell of them
+    (with less to be gained anywhere than `LEAST_GAIN`, what lies 6 um below the newest slice is dermis with a
+    probability of at least 0.86), and the deepest mosaic that is planned lies within what was imaged.
 
     Parameters
     ----------
@@ -46,8 +52,8 @@ def advise(posterior: BoundaryPosterior, trusted: NDArray[np.bool_], *, all_foun
     trusted
         [n] which slices show tissue as it is. A depth that others were taken at is not imaged yet: it may be
         asked for once more.
-    all_found
-        Whether neither boundary is still ahead.
+    deepest_mosaic_um
+        Where the deepest mosaic is planned; none = not both boundaries lie inside the stack.
     """
     taken = posterior.depths_um[: posterior.n_slices]
     imaged = taken if trusted.all() else taken[trusted]
@@ -70,11 +76,13 @@ def advise(posterior: BoundaryPosterior, trusted: NDArray[np.bool_], *, all_foun
         tries = np.abs(candidates[:, None] - taken[~trusted]) < SAME_PLACE_UM
         gain[tries.sum(axis=1) >= MOST_TRIES] = 0.0
     best = int(np.argmax(gain))
-    if all_found and gain[best] < LEAST_GAIN:
-        return Advice("stop")
     z_um = float(candidates[best])
     if gain[best] < LEAST_GAIN:
-        return Advice("continue")
+        if deepest_mosaic_um is None:
+            return Advice("continue")
+        if deepest_mosaic_um <= deepest + ROUNDING_UM:
+            return Advice("stop")
+        z_um = deepest_mosaic_um
     step_um = statistics.median((taken[1:] - taken[:-1]).tolist()) if len(taken) > 1 else FULL_GAIN_UM
     if 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
         return Advice("continue")

@@ -34,6 +34,7 @@ FoundProbability = Annotated[float, Field(ge=0.3, lt=1)]
 Um = Annotated[float, Field(gt=0, le=10_000)]
 N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
+UNCALIBRATED = (0.05, 0.95)
 TRUSTED = 0.25
 """A slice of less weight than this settles nothing, and its depth is not imaged yet."""
 
@@ -115,6 +116,12 @@ class EstimatorParameters(_Record):
     domain: PictureDomain | None = None
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether the levels are anything but the 5 and 95 % that a network is exported with uncalibrated."""
+        levels = [pair for kind in (self.inside, self.forecast) for pair in kind.overall]
+        return not np.allclose(levels, [UNCALIBRATED] * len(levels), atol=1e-6)
+
+    @property
     def prior(self) -> BoundaryPrior:
         """The prior of both boundaries."""
         return BoundaryPrior(
@@ -171,14 +178,16 @@ def monotone_estimate(
     trusted = weight >= TRUSTED
     if not trusted.all():
         settled = _between_settled(settled, labels, trusted)
+    plan = mosaic_plan(_place(first), _place(second), rule or MosaicRule())
+    both_inside = first.status == second.status == "inside"
     return StrataEstimate(
         labels=labels,
         probabilities=probabilities,
         posterior=strata.astype(np.float32),
         settled=settled,
         boundaries=(first, second),
-        mosaic=mosaic_plan(_place(first, z_um[0]), _place(second, z_um[0]), rule or MosaicRule()),
-        advice=advise(posterior, trusted, all_found=first.status != "not_reached" != second.status),
+        mosaic=plan,
+        advice=advise(posterior, trusted, plan[-1].z_um if both_inside else None),
     )
 
 
@@ -262,10 +271,10 @@ def _boundary(
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
 
 
-def _place(boundary: Boundary, first_slice_um: float) -> Place:
-    """Where a boundary lies or is expected; one above the start is taken to lie at the first slice."""
+def _place(boundary: Boundary) -> Place | None:
+    """Where a boundary lies or is expected; none where it lies above the stack."""
     if boundary.status == "above_start":
-        return first_slice_um, first_slice_um, first_slice_um
+        return None
     if boundary.found:
         return boundary.um, boundary.low_um, boundary.high_um
     return boundary.forecast_um, boundary.forecast_low_um, boundary.forecast_high_um

@@ -42,8 +42,8 @@ class MosaicRule(BaseModel):
     below_um: Annotated[float, Field(ge=0, le=100)] = 12.0
 
 
-def mosaic_plan(first: Place, second: Place, rule: MosaicRule) -> tuple[MosaicDepth, ...]:
-    """Give the five depths with their intervals, in the order of `MOSAICS`.
+def mosaic_plan(first: Place | None, second: Place | None, rule: MosaicRule) -> tuple[MosaicDepth, ...]:
+    """Give the depths with their intervals, in the order of `MOSAICS`: five if both boundaries have a place.
 
     The ends of an interval inside the junction are mixed as its depth is: exact where both boundaries are off
     in the same direction, and wider than need be where they are not.
@@ -51,13 +51,18 @@ def mosaic_plan(first: Place, second: Place, rule: MosaicRule) -> tuple[MosaicDe
     Parameters
     ----------
     first, second
-        Where epidermis-DEJ and DEJ-dermis lie or are expected.
+        Where epidermis-DEJ and DEJ-dermis lie or are expected; none = above the stack, nobody knows where. A
+        mosaic that such a boundary would place is left out.
     rule
         Where in each stratum.
     """
-    mixed = [
-        (first[0] - rule.above_um, first[1] - rule.above_um, first[2] - rule.above_um),
-        *(tuple(a + share * (b - a) for a, b in zip(first, second, strict=True)) for share in rule.shares),
-        (second[0] + rule.below_um, second[1] + rule.below_um, second[2] + rule.below_um),
-    ]
-    return tuple(MosaicDepth(name, *place) for name, place in zip(MOSAICS, mixed, strict=True))
+    places: dict[str, Place] = {}
+    if first is not None:
+        places[MOSAICS[0]] = (first[0] - rule.above_um, first[1] - rule.above_um, first[2] - rule.above_um)
+    if first is not None and second is not None:
+        for name, share in zip(MOSAICS[1:4], rule.shares, strict=True):
+            um, low_um, high_um = (a + share * (b - a) for a, b in zip(first, second, strict=True))
+            places[name] = um, low_um, high_um
+    if second is not None:
+        places[MOSAICS[4]] = (second[0] + rule.below_um, second[1] + rule.below_um, second[2] + rule.below_um)
+    return tuple(MosaicDepth(name, *place) for name, place in places.items())

@@ -12,6 +12,7 @@ from rcm_daemon.core.estimator import EstimatorParameters, Levels, monotone_esti
 from rcm_daemon.core.mosaic import MOSAICS, MosaicRule
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.quality import weight_of
+from rcm_daemon.core.records import Advice
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 from rcm_daemon.errors import InferenceError
 
@@ -176,8 +177,30 @@ def test_a_sweep_goes_on_until_both_boundaries_are_behind() -> None:
     z_um, evidence, _ = clear_stack(160.0)
     kinds = [estimate(z_um[:n], evidence[:n]).advice.kind for n in range(1, len(z_um) + 1)]
     first_stop = kinds.index("stop")
-    assert z_um[first_stop] > 105
+    assert z_um[first_stop - 1] < estimate(z_um, evidence).mosaic[-1].z_um <= z_um[first_stop]
     assert set(kinds[first_stop:]) == {"stop"}
+
+
+def test_the_deepest_mosaic_is_imaged_before_a_stack_may_stop() -> None:
+    z_um, evidence, _ = clear_stack(160.0)
+    seen = z_um <= 112
+    said = estimate(z_um[seen], evidence[seen])
+    assert said.boundaries[1].status == "inside"
+    assert said.advice == Advice("acquire_at", said.mosaic[-1].z_um)
+    there = np.append(z_um[seen], said.advice.z_um)
+    assert estimate(there, np.vstack([evidence[seen], evidence[-1]])).advice.kind == "stop"
+
+
+@pytest.mark.parametrize(("from_um", "planned"), [(75.0, ("papillary_dermis",)), (120.0, ())])
+def test_what_lies_above_the_stack_is_not_planned_and_never_done(
+    from_um: float, planned: tuple[str, ...]
+) -> None:
+    z_um, evidence, _ = clear_stack(220.0)
+    below = z_um >= from_um
+    said = estimate(z_um[below], evidence[below])
+    assert said.boundaries[0].status == "above_start"
+    assert tuple(place.name for place in said.mosaic) == planned
+    assert said.advice.kind == "continue"
 
 
 def test_the_papers_reading_stays_to_be_had() -> None:

@@ -16,12 +16,21 @@ from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.errors import DataSetError
-from trainer.calibrate import calibrate, read_calibration, uncalibrated, write_calibration
+from trainer.calibrate import (
+    Rank,
+    _fit_levels,
+    calibrate,
+    read_calibration,
+    uncalibrated,
+    write_calibration,
+)
 from trainer.data.manifest import LabelledStack
+from trainer.export import export_bundle
 from trainer.live_runs import live_run, slices_of
 from trainer.live_scores import coverages
 from trainer.networks.rcn import Architecture, RecurrentStrata
 from trainer.offline import StackRun, thinned
+from trainer.train_rcn import load_rcn
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 ERROR_UM = 5.0
@@ -85,6 +94,18 @@ def test_intervals_of_an_overconfident_network_are_widened_until_they_hold() -> 
     assert found.parameters.evidence_scale < 1
 
 
+@pytest.mark.parametrize("n_patients", [20, 30, 50, 200])
+def test_intervals_hold_however_few_patients_set_their_levels(n_patients: int) -> None:
+    rng = np.random.default_rng(n_patients)
+    held = []
+    for _ in range(500):
+        ranks = [Rank(f"p{i}", 0, True, 1.0, rank) for i, rank in enumerate(rng.uniform(size=n_patients))]
+        low, high = _fit_levels(ranks, (), inside=True).overall[0]
+        held.append(high - low)  # of a new patient's rank, as uniform as theirs
+    assert np.mean(held) == pytest.approx(1 - 2 * ((n_patients + 1) // 20) / (n_patients + 1), abs=0.006)
+    assert np.mean(held) > 0.895
+
+
 def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
     found = calibrate(*stacks(100, 0), overconfident, PRIOR)
     begun = []
@@ -136,12 +157,25 @@ def test_a_calibration_belongs_to_one_network(tmp_path) -> None:
         read_calibration(tmp_path, RecurrentStrata(Architecture(segmental=True)))
 
 
-def test_a_live_network_goes_to_a_bundle_with_its_calibration(tmp_path) -> None:
-    folder = write_seeded_bundle(tmp_path, "live")
-    bundle = load_verified(folder)
-    networks = Networks.open(bundle, "cpu", 1)
-    assert bundle.manifest.rcn_inputs == ("embeddings", "z_um", "weight")
-    assert networks.estimator_parameters is not None
-    report = check_bundle(folder, "cpu")
-    assert report.ok, report.items
-    assert {"golden probabilities", "golden evidence"} <= {item.what for item in report.items}
+def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says_it_has_none(
+    tmp_path,
+) -> None:
+    plain = write_seeded_bundle(tmp_path, "live")
+    found = calibrate(*stacks(25, 0), overconfident, PRIOR)
+    write_calibration(tmp_path, found, load_rcn(tmp_path / "rcn.pt")[0])
+    calibrated = tmp_path / "calibrated"
+    export_bundle(tmp_path / "cnn.pt", tmp_path / "rcn.pt", calibrated, name="live")
+    for folder, is_calibrated in ((plain, False), (calibrated, True)):
+        bundle = load_verified(folder)
+        networks = Networks.open(bundle, "cpu", 1)
+        assert bundle.manifest.rcn_inputs == ("embeddings", "z_um", "weight")
+        assert networks.estimator_parameters is not None
+        assert networks.estimator_parameters.is_calibrated == is_calibrated
+        assert (networks.estimator_parameters == found.parameters) == is_calibrated
+        report = check_bundle(folder, "cpu")
+        assert report.ok, report.items
+        said = {item.what: item.detail for item in report.items}
+        assert {"golden probabilities", "golden evidence"} <= set(said)
+        assert ("its intervals are not calibrated" in said["estimator"]) != is_calibrated
+        card = (folder / "MODEL_CARD.md").read_text()
+        assert ("Its intervals are not calibrated" in card) != is_calibrated
