@@ -60,7 +60,9 @@ def live_evaluation(
     -------
     dict
         By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, `settled_changed` the
-        share of settled labels that changed later, the same accuracies by twentieth of the stack,
+        share of settled labels that changed later, `calibration_error` and `reliability` (by tenths: mean
+        probability of the most probable stratum, how often it is the readers', slices), the same accuracies by
+        twentieth of the stack,
         `announcing` for each boundary and working point, `coverage` of intervals and forecasts, and
         `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over patients.
     """
@@ -132,6 +134,7 @@ def _summary(
         "n_impossible": sum(c.n_impossible for c in own),
         "n_settled": sum(c.n_settled for c in own),
         **_of_settled(own, weights),
+        **_of_probabilities(np.array([c.reliability for c in own]), weights),
         "newest_by_fraction": _ratios(sum(c.newest_by_fraction for c in own)),
         "all_by_fraction": _ratios(sum(c.by_fraction for c in own)),
         "announcing": {
@@ -164,6 +167,23 @@ def _of_settled(own: Sequence[LiveCounts], weights: np.ndarray) -> dict[str, Any
         return {}
     changed = resampled(lambda sums: float(sums[0] / max(1.0, sums[1])), counts, weights)
     return {"settled_changed": float(n_changed / n_settled), "settled_changed_interval": changed}
+
+
+def _of_probabilities(sums: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """How far probabilities are off from shares: the expected calibration error (Naeini et al. 2015)."""
+
+    def error(sums: np.ndarray) -> float:
+        return float(np.abs(sums[:, 1] - sums[:, 2]).sum() / sums[:, 0].sum())
+
+    return {
+        "calibration_error": error(sums.sum(axis=0)),
+        "calibration_error_interval": resampled(error, sums, weights),
+        "reliability": [
+            [round(float(said / n), 4), round(float(right / n), 4), int(n)]
+            for n, said, right in sums.sum(axis=0)
+            if n
+        ],
+    }
 
 
 def _share(place: int, sums: np.ndarray) -> float:

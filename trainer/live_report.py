@@ -13,14 +13,22 @@ ABOUT = (
     "Every stack replayed slice by slice. A boundary is announced for good at the slice from which on it "
     "stays found; the delay counts from the first slice below it by the readers. Taken back or moved: "
     "announced, and later not found or more than 6 um from where it was first said to be. Under advice, the "
-    "next slice is the recorded one nearest to the depth asked for."
+    "next slice is the recorded one nearest to the depth asked for. Probabilities are off by the expected "
+    "calibration error, in tenths, of every slice of every prefix."
 )
 
 
 def live_markdown(live: dict[str, Any]) -> list[str]:
     """Write what `live_evaluation` gives as lines of Markdown."""
     lines = ["", ABOUT]
-    head = ["method", "newest slice %", "final %", "impossible transitions", "settled labels that changed %"]
+    head = [
+        "method",
+        "newest slice %",
+        "final %",
+        "impossible transitions",
+        "settled labels that changed %",
+        "probabilities off by, points",
+    ]
     rows = [
         [
             name,
@@ -28,6 +36,7 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
             _percent(one, "final"),
             str(one["n_impossible"]),
             _settled(one),
+            _percent(one, "calibration_error"),
         ]
         for name, one in live.items()
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOVED_UM = 6.0
 """An announced boundary that comes to lie this far from where it was first said to be has moved."""
 N_FRACTIONS = 20
+N_TENTHS = 10
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ class LiveCounts:
         Of both boundaries.
     n_settled, n_unsettled
         Labels said to be settled, over all prefixes, and those of them that were another one later.
+    reliability
+        [10, 3] by tenths of the probability of the most probable stratum, over all slices of all prefixes: how
+        many, sum of probabilities, and how often the readers say so.
     """
 
     n_slices: int
@@ -115,6 +119,7 @@ class LiveCounts:
     announcements: tuple[Announcement, Announcement]
     n_settled: int
     n_unsettled: int
+    reliability: np.ndarray
 
 
 def count(run: LiveRun, wait: int = 1) -> LiveCounts:
@@ -137,7 +142,19 @@ def count(run: LiveRun, wait: int = 1) -> LiveCounts:
         impossible_transitions([estimate.labels for estimate in run.estimates])["total"],
         tuple(announce(run.estimates, labels, k, wait) for k in range(len(BOUNDARIES))),  # type: ignore[arg-type]
         *count_settled(run.estimates),
+        reliability(run.estimates, labels),
     )
+
+
+def reliability(estimates: Sequence[StrataEstimate], labels: np.ndarray) -> np.ndarray:
+    """Sum up how probable the most probable strata were, and how often they were the readers'; [10, 3]."""
+    sums = np.zeros((N_TENTHS, 3))
+    for estimate in estimates:
+        surest = estimate.probabilities.max(axis=1)
+        right = estimate.probabilities.argmax(axis=1) == labels[: len(surest)]
+        tenths = np.minimum(N_TENTHS - 1, (N_TENTHS * surest).astype(np.int64))
+        np.add.at(sums, tenths, np.column_stack([np.ones(len(surest)), surest, right]))
+    return sums
 
 
 def count_settled(estimates: Sequence[StrataEstimate]) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
-from trainer.live_evaluation import FOUND_PROBABILITIES
+from trainer.live_evaluation import FOUND_PROBABILITIES, _of_probabilities
 from trainer.live_runs import again, live_run, slices_of
-from trainer.live_scores import announce, count, count_settled, coverages
+from trainer.live_scores import announce, count, count_settled, coverages, reliability
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 NOT = Boundary()
@@ -121,6 +121,23 @@ def test_settled_labels_that_changed_are_counted_by_hand() -> None:
         after([0, 0, 1, 1], [1, 1, 1, 0]),
     ]
     assert count_settled(estimates) == (6, 3)
+
+
+def test_probabilities_are_held_against_how_often_they_are_right() -> None:
+    def after(rows: list[list[float]]) -> StrataEstimate:
+        values = np.array(rows, np.float32)
+        nothing = np.zeros(len(rows), np.int64)
+        return StrataEstimate(nothing, values, values, nothing.astype(np.bool_), (NOT, NOT))
+
+    estimates = [after([[0.85, 0.1, 0.05]]), after([[1.0, 0.0, 0.0], [0.1, 0.81, 0.09]])]
+    sums = reliability(estimates, np.array([0, 2]))
+    assert sums.sum(axis=0) == pytest.approx([3, 2.66, 2])
+    assert sums[8] == pytest.approx([2, 1.66, 1])  # the second one is the readers' dermis
+    assert sums[9] == pytest.approx([1, 1, 1])
+    found = _of_probabilities(np.stack([sums, sums]), np.ones((1, 2), np.int64))
+    assert found["calibration_error"] == pytest.approx(0.66 / 3)
+    assert found["calibration_error_interval"] == pytest.approx([0.22, 0.22])
+    assert found["reliability"] == [[0.83, 0.5, 4], [1.0, 1.0, 2]]
 
 
 def test_intervals_hold_or_not() -> None:
