@@ -106,8 +106,8 @@ class LiveCounts:
     n_settled, n_unsettled
         Labels said to be settled, over all prefixes, and those of them that were another one later.
     reliability
-        [10, 3] by tenths of the probability of the most probable stratum, over all slices of all prefixes: how
-        many, sum of probabilities, and how often the readers say so.
+        [10, 3] by tenths of the probability of the most probable stratum, over all slices of all prefixes:
+        how many, sum of probabilities, and how often the readers say so.
     """
 
     n_slices: int
