@@ -62,8 +62,9 @@ def live_evaluation(
         By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, `settled_changed` the
         share of settled labels that changed later, `calibration_error` and `reliability` (by tenths: mean
         probability of the most probable stratum, how often it is the readers', slices), the same accuracies
-        by twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals and forecasts, and
-        `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over patients.
+        by twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals
+        and forecasts, and `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over
+        patients.
     """
     weights = patient_weights([run.stack.patient for run in runs])
     found = {}

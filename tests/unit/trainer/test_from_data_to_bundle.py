@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -268,6 +269,37 @@ def test_a_live_network_trains_on_parts_of_stacks_by_the_likelihood_of_both_boun
     assert len({len(sequence.labels) for sequence in sequences}) > 5
     weights = torch.cat([sequence.weight for sequence in sequences])
     assert 0.01 < (weights == 0).float().mean() < 0.1
+
+
+ALL_OFF = dict.fromkeys(("prefixes", "late_starts", "strides", "sparse", "dropped_slices", "untrusted"), 0.0)
+
+
+def drawn_slices(work: Path, step_um: float, **chances: float) -> list[list[int]]:
+    """Tell which slices of one stack 100 draws for training keep."""
+    data = load_data_set(work / "data")
+    first = replace(data.stacks[0], z_um=step_um * np.arange(data.stacks[0].n_slices))
+    data = replace(data, stacks=(first, *data.stacks[1:]))
+    embeddings = np.zeros((1, data.n_slices, 256), np.float32)
+    embeddings[0, :, 0] = np.arange(data.n_slices)
+    recipe = preset("live", **(ALL_OFF | chances))
+    drawn = rcn_module._Training(data, torch.from_numpy(embeddings), np.arange(1), recipe, CPU)
+    rng = np.random.default_rng(1)
+    return [drawn._draw(0, rng).embeddings[:, 0].int().tolist() for _ in range(100)]
+
+
+def test_training_draws_stacks_that_begin_lower_take_wider_steps_or_few_slices(work: Path) -> None:
+    whole = list(range(load_data_set(work / "data").stacks[0].n_slices))
+    assert all(one == whole for one in drawn_slices(work, 1.5))
+    kept = drawn_slices(work, 1.5, late_starts=1.0)
+    assert all(one == whole[one[0] :] for one in kept)
+    assert {one[0] for one in kept} == set(range((len(whole) + 1) // 2))
+    assert all(one == whole for one in drawn_slices(work, 3.0, strides=1.0))  # are wide enough
+    kept = drawn_slices(work, 1.5, strides=1.0)
+    assert {tuple(one) for one in kept} == {tuple(whole[::2]), tuple(whole[1::2])}
+    kept = drawn_slices(work, 1.5, sparse=1.0)
+    assert min(map(len, kept)) == 2
+    assert len({tuple(one) for one in kept}) > 50
+    assert all(one == sorted(set(one)) and len(one) <= rcn_module.MOST_SPARSE for one in kept)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("whole", "whole"), ("single", "single")])
