@@ -93,7 +93,7 @@ def evaluate_beginnings(runs: Sequence[StackRun], networks: Networks) -> dict[st
     for kind in ("inside", "forecast"):
         found[kind] = {}
         for name, wanted in (("all", (0, 1)), *((name, (k,)) for k, name in enumerate(BOUNDARIES))):
-            chosen = [[c.holds for c in own if c.kind == kind and c.boundary in wanted] for own in given]
+            chosen = [[c.holds for c in own if c.kind == kind and c.place in wanted] for own in given]
             counts = np.array([[sum(own), len(own)] for own in chosen], float)
             found[kind][name] = {
                 "share": _share((counts * weight[:, None]).sum(axis=0)),

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.core.mosaic import MOSAICS
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.advised import advised_run
 from trainer.bootstrap import interval, patient_weights, resampled, weighted_median
 from trainer.live_report import NEVER
 from trainer.live_runs import again, live_run
-from trainer.live_scores import LiveCounts, count, coverages, label_boundaries
+from trainer.live_scores import LiveCounts, count, coverages, label_boundaries, mosaic_coverages
 from trainer.metrics import boundary_error_um
 from trainer.progress import progress_bar
 
@@ -63,8 +64,8 @@ def live_evaluation(
         share of settled labels that changed later, `calibration_error` and `reliability` (by tenths: mean
         probability of the most probable stratum, how often it is the readers', slices), the same accuracies
         by twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals
-        and forecasts, and `advice`. Beside a figure, `_interval` is the central 95 % of a bootstrap over
-        patients.
+        and forecasts, `mosaics` the same of the plan's, and `advice`. Beside a figure, `_interval` is the
+        central 95 % of a bootstrap over patients.
     """
     weights = patient_weights([run.stack.patient for run in runs])
     found = {}
@@ -114,7 +115,8 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
                 label_boundaries(stack)[k], place.um if place.found else None, stack.z_um
             )
             errors[f"{which}_{boundary}_um"] = float("nan") if error is None else error
-    return _Seen(tuple(map(count, (own, *others))), coverages(own), errors)
+    given = coverages(own) + mosaic_coverages(own)
+    return _Seen(tuple(map(count, (own, *others))), given, errors)
 
 
 def _summary(
@@ -147,9 +149,13 @@ def _summary(
     }
     if seen[0].advised is not None:
         result["coverage"] = {
-            kind: _coverage([[c for c in one.coverages if c.kind == kind] for one in seen], weights)
+            kind: _coverage(
+                [[c for c in one.coverages if c.kind == kind] for one in seen], BOUNDARIES, weights
+            )
             for kind in KINDS
         }
+        planned = [[c for c in one.coverages if c.kind == "mosaic"] for one in seen]
+        result["mosaics"] = _coverage(planned, MOSAICS, weights)
         advised = [one.advised for one in seen if one.advised]
         result["advice"] = {
             key: float(np.nanmedian(values) if key == "share_used" else np.nanmean(values))
@@ -224,11 +230,13 @@ def _announcing(
     }
 
 
-def _coverage(given: Sequence[Sequence[Coverage]], weights: np.ndarray) -> dict[str, Any]:
-    """Share of intervals that held: over all, for each boundary, and for each quarter of the stack."""
+def _coverage(
+    given: Sequence[Sequence[Coverage]], names: Sequence[str], weights: np.ndarray
+) -> dict[str, Any]:
+    """Share of intervals that held: of all, of each boundary or mosaic, and in each quarter of the stack."""
     result = {}
     cuts: list[tuple[str, Any]] = [("all", lambda c: True)]
-    cuts += [(name, partial(_is_of, k)) for k, name in enumerate(BOUNDARIES)]
+    cuts += [(name, partial(_is_of, k)) for k, name in enumerate(names)]
     cuts += [(f"quarter_{q + 1}", partial(_is_in, q)) for q in range(4)]
     for name, chosen in cuts:
         sums = np.array(
@@ -247,7 +255,7 @@ def _coverage(given: Sequence[Sequence[Coverage]], weights: np.ndarray) -> dict[
 
 
 def _is_of(k: int, one: Coverage) -> bool:
-    return one.boundary == k
+    return one.place == k
 
 
 def _is_in(quarter: int, one: Coverage) -> bool:

@@ -57,6 +57,7 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
     for name, one in live.items():
         if "coverage" in one:
             lines += _coverage(name, one["coverage"])
+            lines += _mosaics(name, one["mosaics"])
             lines += _advice(name, one["advice"])
     return lines
 
@@ -79,6 +80,19 @@ def _coverage(name: str, coverage: dict[str, Any]) -> list[str]:
             ]
         rows.append(row)
     return table(f"Coverage of 90 % intervals: {name}", head, rows)
+
+
+def _mosaics(name: str, mosaics: dict[str, Any]) -> list[str]:
+    head = ["mosaic", "intervals that hold %", "median width um"]
+    rows = [
+        [
+            cut.replace("_", " ").replace("dej", "DEJ"),
+            f"{100 * one['share']:.1f} [{100 * one['interval'][0]:.1f}, {100 * one['interval'][1]:.1f}]",
+            f"{one['median_width_um']:.1f}",
+        ]
+        for cut, one in mosaics.items()
+    ]
+    return table(f"Mosaics planned: {name}", head, rows)
 
 
 def _advice(name: str, advice: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rcm_daemon.core.mosaic import MOSAICS, MosaicRule, mosaic_plan
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.metrics import impossible_transitions
 from trainer.scores import depths
@@ -197,10 +198,11 @@ def changed_later(labels: Sequence[np.ndarray]) -> list[np.ndarray]:
 class Coverage:
     """One interval that was given: of which boundary, after which share of the stack, and whether it held.
 
-    `kind` is `inside` or `forecast`; `width_um` is that of the interval.
+    `kind` is `inside` or `forecast`, or `mosaic`, whose `place` is that in the plan instead of a boundary's;
+    `width_um` is that of the interval.
     """
 
-    boundary: int
+    place: int
     kind: str
     share_seen: float
     holds: bool
@@ -228,6 +230,25 @@ def coverages(run: LiveRun) -> list[Coverage]:
             )
             given.append(Coverage(k, kind, seen / run.n_planned, low <= truth <= high, high - low))
     return given
+
+
+def mosaic_coverages(run: LiveRun) -> list[Coverage]:
+    """Collect every planned mosaic's interval, of one stack whose boundaries' depths say where it belongs."""
+    known_um = run.stack.boundaries_um or label_boundaries(run.stack)
+    exact = [None if um is None else (um, um, um) for um in known_um]
+    wanted_um = {mosaic.name: mosaic.z_um for mosaic in mosaic_plan(exact[0], exact[1], MosaicRule())}
+    return [
+        Coverage(
+            MOSAICS.index(mosaic.name),
+            "mosaic",
+            seen / run.n_planned,
+            mosaic.low_um <= wanted_um[mosaic.name] <= mosaic.high_um,
+            mosaic.high_um - mosaic.low_um,
+        )
+        for seen, estimate in enumerate(run.estimates, start=1)
+        for mosaic in estimate.mosaic
+        if mosaic.name in wanted_um
+    ]
 
 
 def label_boundaries(stack: LabelledStack) -> tuple[float | None, float | None]:

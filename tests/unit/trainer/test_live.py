@@ -11,16 +11,17 @@ import pytest
 from seeded_bundles import write_seeded_bundle
 from trainer_commands import run
 
+from rcm_daemon.core.mosaic import MOSAICS
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
-from rcm_daemon.core.records import Boundary, StrataEstimate
+from rcm_daemon.core.records import Boundary, MosaicDepth, StrataEstimate
 from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
-from trainer.live_evaluation import FOUND_PROBABILITIES, _of_probabilities
+from trainer.live_evaluation import FOUND_PROBABILITIES, _coverage, _of_probabilities
 from trainer.live_runs import again, live_run, slices_of
-from trainer.live_scores import announce, count, count_settled, coverages, reliability
+from trainer.live_scores import announce, count, count_settled, coverages, mosaic_coverages, reliability
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 NOT = Boundary()
@@ -144,10 +145,31 @@ def test_intervals_hold_or_not() -> None:
     stack = replace(a_stack(6), boundaries_um=(5.5, 100.0))
     done = live_run(stack, plain(stack), clear, Estimation())
     estimates = said(NOT, NOT, at(5, 4, 6), at(5, 4, 9), at(5, 6, 7), at(5, 4, 6))
-    given = [one for one in coverages(replace(done, estimates=tuple(estimates))) if one.boundary == 0]
+    given = [one for one in coverages(replace(done, estimates=tuple(estimates))) if one.place == 0]
     assert [one.holds for one in given] == [False, False, True, True, False, True]
     assert [one.kind for one in given] == ["forecast"] * 2 + ["inside"] * 4
     assert given[3].width_um == 5
+
+
+def test_mosaics_that_are_planned_are_held_against_where_they_belong() -> None:
+    stack = replace(a_stack(6), boundaries_um=(20.0, 40.0))  # belong at 14, 24, 30, 36 and 52 um
+    done = live_run(stack, plain(stack), clear, Estimation())
+    first = (MosaicDepth("spinosum", 12, 10, 15), MosaicDepth("upper_dej", 30, 25, 35))
+    second = (MosaicDepth("middle_dej", 31, 30, 32), MosaicDepth("papillary_dermis", 55, 53, 60))
+    estimates = [replace(one, mosaic=plan) for one, plan in zip(said(NOT, NOT), (first, second), strict=True)]
+    given = mosaic_coverages(replace(done, estimates=tuple(estimates)))
+    assert [(one.place, one.holds, one.width_um) for one in given] == [
+        (0, True, 5),
+        (1, False, 10),
+        (2, True, 2),
+        (4, False, 7),
+    ]
+    lacks = replace(done, estimates=tuple(estimates), stack=replace(stack, boundaries_um=(20.0, None)))
+    assert [one.place for one in mosaic_coverages(lacks)] == [0]  # nobody knows where the others belong
+    weights = np.ones((1, 2), np.int64)
+    found = _coverage([given[:2], given[2:]], MOSAICS, weights)
+    assert (found["all"]["share"], found["all"]["n"]) == (0.5, 4)
+    assert (found["spinosum"]["share"], found["upper_dej"]["share"], found["lower_dej"]["n"]) == (1.0, 0.0, 0)
 
 
 def test_advice_finds_both_boundaries_with_a_part_of_the_slices() -> None:
