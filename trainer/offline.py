@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from trainer.data.prepared import fields_of_stack
 from trainer.onnx_recurrent import rcn_graph
 from trainer.progress import progress_bar
 from trainer.scores import depths
+from trainer.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,8 +205,7 @@ def _in_any_order(
         _open(folders)
         yield from ((number, _run(source, left_out)) for number, source in enumerate(sources))
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_open, initargs=(folders,)) as pool:
+    with worker_pool(n_workers, _open, folders) as pool:
         pending = {pool.submit(_run, source, left_out): number for number, source in enumerate(sources)}
         try:
             for finished in as_completed(pending):

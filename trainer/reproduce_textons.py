@@ -5,9 +5,8 @@ Histograms are encoded in worker processes and kept a stack at a time, so that a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import numpy as np
 from trainer.data.prepared import fields_of_stack
 from trainer.progress import progress_bar
 from trainer.textons.model import TEXTONS, TextonModel, fit_classifier, learn_textons
+from trainer.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,8 +127,7 @@ def _in_any_order(jobs: list[_Job], n_workers: int) -> Iterator[None]:
             _encode(*job)
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_single_thread) as pool:
+    with worker_pool(n_workers, _single_thread) as pool:
         pending = [pool.submit(_encode, *job) for job in jobs]
         try:
             for finished in as_completed(pending):

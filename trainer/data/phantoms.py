@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import tifffile
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import FAMILIES, TRAINING_FAMILIES, Phantom, make_phantom
+from trainer.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -253,9 +254,14 @@ def _results(jobs: list[_Job], n_workers: int) -> Iterator[_Done]:
     if n_workers <= 1:
         yield from map(_make, jobs)
         return
-    # Spawned, not forked: a fork copies OpenCV's and PyTorch's threads in whatever state they are.
-    with multiprocessing.get_context("spawn").Pool(n_workers) as pool:
-        yield from pool.imap_unordered(_make, jobs)
+    with worker_pool(n_workers) as pool:
+        pending = [pool.submit(_make, job) for job in jobs]
+        try:
+            for finished in as_completed(pending):
+                yield finished.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def write_phantom_set(

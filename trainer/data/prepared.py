@@ -9,8 +9,7 @@ resumes where it stopped; what is done is marked a stack at a time.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from rcm_daemon.bundle.field import to_field
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.readers.opening import open_stack
 from trainer.progress import progress_bar
+from trainer.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,7 @@ def _in_any_order(jobs: list[_Job], n_workers: int) -> Iterator[int]:
             _prepare_stack(*job)
             yield number
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_single_thread) as pool:
+    with worker_pool(n_workers, _single_thread) as pool:
         pending = {pool.submit(_prepare_stack, *job): number for number, job in enumerate(jobs)}
         try:
             for finished in as_completed(pending):
