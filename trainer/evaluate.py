@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import DataSet, LabelledStack
 
-EVALUATION_SCHEMA = "rcm-evaluation-2"
+EVALUATION_SCHEMA = "rcm-evaluation-3"
 
 
 def write_evaluation(

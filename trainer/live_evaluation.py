@@ -18,7 +18,7 @@ from trainer.advised import advised_run
 from trainer.bootstrap import interval, patient_weights, resampled, weighted_median
 from trainer.live_report import NEVER
 from trainer.live_runs import again, live_run
-from trainer.live_scores import LiveCounts, count, coverages, label_boundaries, mosaic_coverages
+from trainer.live_scores import N_FRACTIONS, LiveCounts, count, coverages, label_boundaries, mosaic_coverages
 from trainer.metrics import boundary_error_um
 from trainer.progress import progress_bar
 
@@ -63,9 +63,11 @@ def live_evaluation(
         By bundle: `newest` and `final` accuracy, `n_impossible` over all prefixes, `settled_changed` the
         share of settled labels that changed later, `calibration_error` and `reliability` (by tenths: mean
         probability of the most probable stratum, how often it is the readers', slices), the same accuracies
-        by twentieth of the stack, `announcing` for each boundary and working point, `coverage` of intervals
-        and forecasts, `mosaics` the same of the plan's, and `advice`. Beside a figure, `_interval` is the
-        central 95 % of a bootstrap over patients.
+        and `impossible_by_fraction` (transitions a prefix) by twentieth of the stack, `announcing` for each
+        boundary and working point, `announcing_by_quarter` for each boundary at the first of them,
+        `coverage` of intervals and forecasts, `mosaics` the same of the plan's, and `advice`, whose
+        `finished_by_fraction` is the share of the stacks for which it wants no more after each twentieth of a
+        sweep's slices. Beside a figure, `_interval` is the central 95 % of a bootstrap over patients.
     """
     weights = patient_weights([run.stack.patient for run in runs])
     found = {}
@@ -139,11 +141,16 @@ def _summary(
         **_of_probabilities(np.array([c.reliability for c in own]), weights),
         "newest_by_fraction": _ratios(sum(c.newest_by_fraction for c in own)),
         "all_by_fraction": _ratios(sum(c.by_fraction for c in own)),
+        "impossible_by_fraction": _ratios(sum(c.impossible_by_fraction for c in own)),
         "announcing": {
             boundary: {
                 point: _announcing([one.counts[place].announcements[k] for one in seen], runs, k, weights)
                 for point, place in _places(points, k).items()
             }
+            for k, boundary in enumerate(BOUNDARIES)
+        },
+        "announcing_by_quarter": {
+            boundary: _by_quarter([c.announcements[k] for c in own], [run.n_planned for run in runs])
             for k, boundary in enumerate(BOUNDARIES)
         },
     }
@@ -162,6 +169,11 @@ def _summary(
             for key in advised[0]
             if (values := np.array([one[key] for one in advised])).size
         }
+        used = np.array([one["share_used"] for one in advised])
+        twentieths = np.arange(1, N_FRACTIONS + 1) / N_FRACTIONS
+        result["advice"]["finished_by_fraction"] = [
+            round(float((used <= share + 1e-9).mean()), 4) for share in twentieths
+        ]
     return result
 
 
@@ -230,6 +242,30 @@ def _announcing(
     }
 
 
+def _by_quarter(found: Sequence[Announcement], n_planned: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+    """Median delay by the quarter a boundary is crossed in, share gone by that it is announced in."""
+    crossed_in, announced_in = [], []
+    pairs = list(zip(found, n_planned, strict=True))
+    for quarter in range(4):
+        delays = [
+            min(one.delay, NEVER)
+            for one, n in pairs
+            if one.crossed is not None and _is_within(quarter, (one.crossed + 1) / n)
+        ]
+        gone = [
+            one.withdrawn or one.moved
+            for one, n in pairs
+            if one.first is not None and _is_within(quarter, (one.first + 1) / n)
+        ]
+        crossed_in.append(
+            {"n": len(delays), "median_delay_slices": float(np.median(delays)) if delays else float("nan")}
+        )
+        announced_in.append(
+            {"n": len(gone), "share_withdrawn_or_moved": float(np.mean(gone)) if gone else float("nan")}
+        )
+    return {"crossed_in": crossed_in, "announced_in": announced_in}
+
+
 def _coverage(
     given: Sequence[Sequence[Coverage]], names: Sequence[str], weights: np.ndarray
 ) -> dict[str, Any]:
@@ -259,4 +295,8 @@ def _is_of(k: int, one: Coverage) -> bool:
 
 
 def _is_in(quarter: int, one: Coverage) -> bool:
-    return quarter / 4 < one.share_seen <= (quarter + 1) / 4
+    return _is_within(quarter, one.share_seen)
+
+
+def _is_within(quarter: int, share_seen: float) -> bool:
+    return quarter / 4 < share_seen <= (quarter + 1) / 4

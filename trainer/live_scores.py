@@ -100,8 +100,8 @@ class LiveCounts:
         [20, 2] right labels and labels of all slices of the prefixes that end in each twentieth.
     newest_by_fraction
         The same of newest slices alone.
-    n_impossible
-        Impossible transitions over all prefixes.
+    impossible_by_fraction
+        [20, 2] impossible transitions in the prefixes that end in each twentieth, and how many those are.
     announcements
         Of both boundaries.
     n_settled, n_unsettled
@@ -116,23 +116,29 @@ class LiveCounts:
     final: int
     by_fraction: np.ndarray
     newest_by_fraction: np.ndarray
-    n_impossible: int
+    impossible_by_fraction: np.ndarray
     announcements: tuple[Announcement, Announcement]
     n_settled: int
     n_unsettled: int
     reliability: np.ndarray
 
+    @property
+    def n_impossible(self) -> int:
+        """Impossible transitions over all prefixes."""
+        return int(self.impossible_by_fraction[:, 0].sum())
+
 
 def count(run: LiveRun, wait: int = 1) -> LiveCounts:
     """Count over all prefixes of one stack of which every slice arrived."""
     labels, n = run.stack.labels, run.stack.n_slices
-    by_fraction, newest_by_fraction = np.zeros((N_FRACTIONS, 2)), np.zeros((N_FRACTIONS, 2))
+    by_fraction, newest_by_fraction, impossible = np.zeros((3, N_FRACTIONS, 2))
     newest = 0
     for seen, estimate in enumerate(run.estimates, start=1):
         place = min(N_FRACTIONS - 1, (seen - 1) * N_FRACTIONS // run.n_planned)
         right = estimate.labels == labels[:seen]
         by_fraction[place] += [right.sum(), seen]
         newest_by_fraction[place] += [right[-1], 1]
+        impossible[place] += [impossible_transitions([estimate.labels])["total"], 1]
         newest += int(right[-1])
     return LiveCounts(
         n,
@@ -140,7 +146,7 @@ def count(run: LiveRun, wait: int = 1) -> LiveCounts:
         int((run.estimates[-1].labels == labels).sum()),
         by_fraction,
         newest_by_fraction,
-        impossible_transitions([estimate.labels for estimate in run.estimates])["total"],
+        impossible,
         tuple(announce(run.estimates, labels, k, wait) for k in range(len(BOUNDARIES))),  # type: ignore[arg-type]
         *count_settled(run.estimates),
         reliability(run.estimates, labels),

@@ -63,7 +63,7 @@ def _set(one: dict[str, Any]) -> list[str]:
         about += f" The two readers give the same label to {100 * one['readers_agree']:.1f} % of the slices."
     lines = ["", f"## {one['title'][0].upper()}{one['title'][1:]}", "", about]
     methods = one["methods"]
-    lines += [*_labels(methods), *_transitions(methods), *_boundaries(methods)]
+    lines += [*_labels(methods), *_transitions(methods), *_boundaries(methods), *_to_truth(methods)]
     return lines + live_markdown(one["live"]) if "live" in one else lines
 
 
@@ -71,16 +71,12 @@ def _labels(methods: dict[str, Any]) -> list[str]:
     columns = [f"sensitivity {STRATUM_NAMES[s]}" for s in STRATA] + [
         f"specificity {STRATUM_NAMES[s]}" for s in STRATA
     ]
-    with_truth = any("accuracy_to_truth" in scores for scores in methods.values())
-    head = ["method", "accuracy %", *columns, *(["accuracy to geometric truth"] if with_truth else [])]
+    head = ["method", "accuracy %", *columns]
     rows = []
     for name, scores in methods.items():
         labels = scores["labels"]
         keys = [f"sensitivity_{s}" for s in STRATA] + [f"specificity_{s}" for s in STRATA]
-        row = [name, _percent(labels, "accuracy"), *(f"{100 * labels[key]:.1f}" for key in keys)]
-        if with_truth:
-            row.append(f"{100 * scores['accuracy_to_truth']:.1f}" if "accuracy_to_truth" in scores else "")
-        rows.append(row)
+        rows.append([name, _percent(labels, "accuracy"), *(f"{100 * labels[key]:.1f}" for key in keys)])
     return table("Labels", head, rows)
 
 
@@ -107,11 +103,25 @@ def _boundaries(methods: dict[str, Any]) -> list[str]:
         row = [name]
         for boundary in BOUNDARIES:
             one = scores[boundary]
-            low, high = one["mae_um_interval"]
-            row += [f"{one['mae_um']:.2f} [{low:.2f}, {high:.2f}]", f"{one['median_um']:.2f}"]
+            row += [_mae(one), f"{one['median_um']:.2f}"]
             row += [f"{one['n_missed']} of {one['n']}", str(one["n_false"])]
         rows.append(row)
     return table("Boundaries", head, rows)
+
+
+def _to_truth(methods: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, _percent(true, "accuracy"), *(_mae(true[boundary]) for boundary in BOUNDARIES)]
+        for name, scores in methods.items()
+        if (true := scores.get("to_truth"))
+    ]
+    head = ["method", "accuracy %", *(f"{BOUNDARY_NAMES[boundary]} MAE um" for boundary in BOUNDARIES)]
+    return table("Against the geometry instead of the readers", head, rows) if rows else []
+
+
+def _mae(one: dict[str, Any]) -> str:
+    low, high = one["mae_um_interval"]
+    return f"{one['mae_um']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _percent(labels: dict[str, Any], name: str) -> str:

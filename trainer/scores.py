@@ -75,10 +75,10 @@ def score(stacks: Sequence[LabelledStack], predictions: Sequence[Prediction]) ->
     -------
     dict
         `labels` (accuracy, sensitivities, specificities), `impossible` (the four kinds and their total, on
-        raw labels), `accuracy_to_truth` (against the geometric truth, where the data have one), and for each
-        boundary `mae_um`, `median_um`, `n`, `n_missed`, `n_false`, and `errors_um` of every stack (None where
-        the readers have no such boundary). Beside every figure that has one, `<name>_interval`: the central
-        95 % of a bootstrap over patients.
+        raw labels), and for each boundary `mae_um`, `median_um`, `n`, `n_missed`, `n_false`, and `errors_um`
+        of every stack (None where the readers have no such boundary); where the data have a geometric truth,
+        `to_truth`: the accuracy and both boundaries once more, against it. Beside every figure that has one,
+        `<name>_interval`: the central 95 % of a bootstrap over patients.
     """
     weights = patient_weights([stack.patient for stack in stacks])
     pairs = list(zip(stacks, predictions, strict=True))
@@ -96,11 +96,25 @@ def score(stacks: Sequence[LabelledStack], predictions: Sequence[Prediction]) ->
         "impossible": impossible,
         "confusion": counts.sum(axis=0).tolist(),
     }
-    if all("true_label" in stack.readings for stack in stacks):
-        right = np.array([[np.sum(s.readings["true_label"] == p.labels), s.n_slices] for s, p in pairs])
-        scores["accuracy_to_truth"] = float(right[:, 0].sum() / right[:, 1].sum())
+    consensus = [stack.labels for stack in stacks]
     for k, boundary in enumerate(BOUNDARIES):
-        scores[boundary] = _score_boundary(pairs, k, weights)
+        scores[boundary] = _score_boundary(pairs, consensus, k, weights)
+    if all("true_label" in stack.readings for stack in stacks):
+        scores["to_truth"] = _to_truth(pairs, weights)
+    return scores
+
+
+def _to_truth(pairs: list[tuple[LabelledStack, Prediction]], weights: np.ndarray) -> dict[str, Any]:
+    true = [stack.readings["true_label"] for stack, _ in pairs]
+    right = np.array(
+        [[np.sum(labels == said.labels), len(labels)] for labels, (_, said) in zip(true, pairs, strict=True)]
+    )
+    scores: dict[str, Any] = {
+        "accuracy": float(right[:, 0].sum() / right[:, 1].sum()),
+        "accuracy_interval": resampled(lambda sums: float(sums[0] / sums[1]), right, weights),
+    }
+    for k, boundary in enumerate(BOUNDARIES):
+        scores[boundary] = _score_boundary(pairs, true, k, weights)
     return scores
 
 
@@ -109,12 +123,16 @@ def _label_metric(name: str, counts: np.ndarray) -> float:
 
 
 def _score_boundary(
-    pairs: list[tuple[LabelledStack, Prediction]], k: int, weights: np.ndarray
+    pairs: list[tuple[LabelledStack, Prediction]],
+    labels: Sequence[np.ndarray],
+    k: int,
+    weights: np.ndarray,
 ) -> dict[str, Any]:
+    """Score one boundary against labels of every stack: the readers' consensus, or the geometry's."""
     errors, there, n_missed, n_false = [], [], 0, 0
     by_stack: list[float | None] = []
-    for index, (stack, said) in enumerate(pairs):
-        true_um, found_um = depths(stack.labels, stack.z_um)[k], said.boundaries_um[k]
+    for index, ((stack, said), true) in enumerate(zip(pairs, labels, strict=True)):
+        true_um, found_um = depths(true, stack.z_um)[k], said.boundaries_um[k]
         error = boundary_error_um(true_um, found_um, stack.z_um)
         n_missed += true_um is not None and found_um is None
         n_false += true_um is None and found_um is not None

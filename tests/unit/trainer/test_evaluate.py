@@ -56,6 +56,7 @@ def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) ->
     assert list(one["methods"]) == names
     assert all(f"| {name} |" in text for name in names)
     assert one["methods"]["reader 1"]["labels"]["accuracy"] == 1.0
+    assert "### Against the geometry instead of the readers" in text
     # The bundle's row against torch, slice by slice.
     data = load_data_set(work / "data")
     stacks = [data.stacks[index] for index in load_split(split, data).stack_indices(data, "test")]
@@ -97,6 +98,19 @@ def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:
     assert (false["epidermis_dej"]["n"], false["epidermis_dej"]["n_false"]) == (0, 1)
     assert scores["epidermis_dej"]["errors_um"] == pytest.approx([2.0, farther[0], farther[0]], abs=1e-3)
     assert score([flat, stack], said[:2])["epidermis_dej"]["errors_um"][0] is None
+
+
+def test_the_geometry_is_scored_against_as_the_readers_are(work: Path) -> None:
+    stack = load_data_set(work / "data").stacks[0]
+    deeper = replace(stack, readings={"true_label": np.concatenate([stack.labels[:1], stack.labels[:-1]])})
+    found = score([deeper], [Prediction(stack.labels, depths(stack.labels, stack.z_um))])
+    step_um = float(np.diff(stack.z_um).mean())
+    assert found["labels"]["accuracy"] == 1
+    assert found["to_truth"]["accuracy"] == pytest.approx(1 - 2 / stack.n_slices)
+    for boundary in ("epidermis_dej", "dej_dermis"):
+        assert found[boundary]["mae_um"] == 0
+        assert found["to_truth"][boundary]["mae_um"] == pytest.approx(step_um, rel=0.01)
+    assert "to_truth" not in score([replace(stack, readings={})], [Prediction(stack.labels, (None, None))])
 
 
 def test_baselines_know_depth_only(work: Path) -> None:

@@ -19,9 +19,18 @@ from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
-from trainer.live_evaluation import FOUND_PROBABILITIES, _coverage, _of_probabilities
+from trainer.live_evaluation import FOUND_PROBABILITIES, _by_quarter, _coverage, _of_probabilities
+from trainer.live_report import NEVER
 from trainer.live_runs import again, live_run, slices_of
-from trainer.live_scores import announce, count, count_settled, coverages, mosaic_coverages, reliability
+from trainer.live_scores import (
+    Announcement,
+    announce,
+    count,
+    count_settled,
+    coverages,
+    mosaic_coverages,
+    reliability,
+)
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 NOT = Boundary()
@@ -68,6 +77,20 @@ def test_a_boundary_the_stack_does_not_have_has_no_delay() -> None:
     assert np.isnan(found.delay)
 
 
+def test_announcements_are_told_by_the_quarter_of_the_stack() -> None:
+    good = Announcement(crossed=0, first=1, for_good=1, withdrawn=False, moved=False)
+    moved = Announcement(crossed=1, first=2, for_good=4, withdrawn=False, moved=True)
+    never = Announcement(crossed=7, first=None, for_good=None, withdrawn=False, moved=False)
+    absent = Announcement(crossed=None, first=7, for_good=None, withdrawn=True, moved=False)
+    found = _by_quarter([good, moved, never, absent], [8] * 4)
+    assert [one["n"] for one in found["crossed_in"]] == [2, 0, 0, 1]
+    assert [one["n"] for one in found["announced_in"]] == [1, 1, 0, 1]
+    assert found["crossed_in"][0]["median_delay_slices"] == 2
+    assert found["crossed_in"][3]["median_delay_slices"] == NEVER
+    assert np.isnan(found["announced_in"][2]["share_withdrawn_or_moved"])
+    assert [one["share_withdrawn_or_moved"] for one in found["announced_in"][:2]] == [0, 1]
+
+
 def a_stack(n_slices: int = 50) -> LabelledStack:
     z_um = np.arange(n_slices) * 3.0
     return LabelledStack(
@@ -101,6 +124,7 @@ def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
     assert 45 <= counts.newest <= 50
     assert counts.n_impossible == 0
     assert counts.by_fraction[:, 1].sum() == 50 * 51 / 2
+    assert counts.impossible_by_fraction[:, 1].sum() == 50
     first, second = counts.announcements
     assert first.delay <= 2
     assert second.delay <= 2
@@ -203,6 +227,9 @@ def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path,
     assert len(points) == len(set(points))
     assert {str(found) for found in FOUND_PROBABILITIES} <= set(points)
     assert 0 < one["live"]["live"]["advice"]["share_used"] <= 1
+    finished = one["live"]["live"]["advice"]["finished_by_fraction"]
+    assert finished == sorted(finished)
+    assert finished[-1] == 1
     for heading in ("Live labels", "Announcing", "Coverage of 90 % intervals", "Under advice"):
         assert f"### {heading}" in text
     assert (tmp_path / "report" / "live-1.png").stat().st_size > 10_000
