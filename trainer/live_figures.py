@@ -52,7 +52,7 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
     for axis, boundary in zip((first, second), BOUNDARIES, strict=True):
         axis.set(title=f"announcing {BOUNDARY_NAMES[boundary]}", xlabel=GONE, ylabel="median delay, slices")
     late.set(title="median delay, slices", **(seen | {"xlabel": "quarter of the stack it is crossed in"}))
-    gone.set(title=GONE, **(seen | {"xlabel": "quarter of the stack it is announced in"}))
+    gone.set(title="taken back or moved, %", **(seen | {"xlabel": "quarter of the stack it is announced in"}))
     advice.set(
         title="advice wants no more", xlabel="share of a sweep's slices taken", ylabel="share of the stacks"
     )

@@ -66,7 +66,7 @@ def model_card(
 Labels the slices of a reflectance confocal microscopy stack of skin as epidermis, dermal-epidermal
 junction (DEJ) or dermis. {_labelling(checkpoints)}
 The slices go through a {recipe.get("n_slices", 1)}-channel Inception-V3 of width {recipe["width"]:g} at
-{recipe["size"]} x {recipe["size"]} pixels, to 256 values each.
+{recipe["size"]} x {recipe["size"]} pixels, to 256 values each.{_estimating(estimator)}
 
 After Bozkurt et al., "Skin strata delineation in reflectance confocal microscopy images using recurrent
 convolutional networks with attention", Scientific Reports 11:12576 (2021).
@@ -75,7 +75,7 @@ convolutional networks with attention", Scientific Reports 11:12576 (2021).
 
 Trained on {source}.
 Data digest {provenance["data_digest"][:16]}, split digest {about["split_digest"][:16]}, split by patient.
-Labels are the consensus of {"two simulated" if on_phantoms else "the"} readers.{_starts(checkpoints)}
+Labels are the consensus of {"two simulated" if on_phantoms else "the"} readers.{_lineage(checkpoints)}
 
 ## How good it is
 
@@ -108,6 +108,15 @@ embeddings, to {max(parity[key] for key in parity if key != "embeddings"):.1e} i
 """
 
 
+def _estimating(estimator: EstimatorParameters | None) -> str:
+    if estimator is None:
+        return ""
+    first, second = estimator.found_probability
+    return f"""
+Labels, depths and 90 % intervals of both boundaries follow from one posterior, in which no stratum lies out
+of order. Epidermis-DEJ counts as found from a probability of {first:g}, DEJ-dermis from {second:g}."""
+
+
 def _calibration(estimator: EstimatorParameters | None) -> str:
     if estimator is None or estimator.is_calibrated:
         return ""
@@ -117,12 +126,16 @@ def _calibration(estimator: EstimatorParameters | None) -> str:
 """
 
 
-def _starts(checkpoints: dict[str, dict[str, Any]]) -> str:
-    return "".join(
+def _lineage(checkpoints: dict[str, dict[str, Any]]) -> str:
+    text = "".join(
         f"\nThe {network.upper()} was fine-tuned: it started from {checkpoint['provenance']['started_from']}."
         for network, checkpoint in checkpoints.items()
         if "started_from" in checkpoint["provenance"]
     )
+    if teacher := checkpoints["cnn"]["provenance"].get("teacher_digest"):
+        share = checkpoints["cnn"]["recipe"]["teacher_weight"]
+        text += f"\nThe CNN learned from a larger one, {teacher[:16]}, which has {share:.0%} of the say."
+    return text
 
 
 def _labelling(checkpoints: dict[str, dict[str, Any]]) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from rcm_daemon.bundle.parentage import end_with
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_PR_SET_PDEATHSIG = 1
 
 
 def worker_pool(
@@ -32,9 +29,6 @@ def worker_pool(
 
 
 def _begin(parent: int, prepare: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it was gone before
-            os._exit(1)
+    end_with(parent)
     if prepare is not None:
         prepare(*given)

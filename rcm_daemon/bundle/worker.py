@@ -6,7 +6,6 @@ ends when its channel closes.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -25,6 +24,7 @@ from rcm_daemon.bundle.embedding import embed_slice
 from rcm_daemon.bundle.execution import ON_GPU
 from rcm_daemon.bundle.launch import Launch
 from rcm_daemon.bundle.manifest import digests_of
+from rcm_daemon.bundle.parentage import end_with
 from rcm_daemon.bundle.prompter import Prompter
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from rcm_daemon.core.stack import EmbeddedSlice
 
 EXIT_DEVICE = 70  # EX_SOFTWARE: the device failed under a run, only a new process recovers
-_PR_SET_PDEATHSIG = 1
 
 
 def open_networks(launch: Launch) -> Networks:
@@ -165,9 +164,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     launch, fd, memory_fd, parent = sys.argv[1:]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):
-        return
+    end_with(int(parent))
     channel = socket.socket(fileno=int(fd))
     asked = Launch.from_argument(launch)
     try:

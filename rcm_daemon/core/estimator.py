@@ -35,6 +35,7 @@ Um = Annotated[float, Field(gt=0, le=10_000)]
 N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
 UNCALIBRATED = (0.05, 0.95)
+"""Levels of a 90 % interval before anybody fitted them to patients."""
 TRUSTED = 0.25
 """A slice of less weight than this settles nothing, and its depth is not imaged yet."""
 
@@ -180,6 +181,7 @@ def monotone_estimate(
         settled = _between_settled(settled, labels, trusted)
     plan = mosaic_plan(_place(first), _place(second), rule or MosaicRule())
     both_inside = first.status == second.status == "inside"
+    deepest_um = max(mosaic.z_um for mosaic in plan) if both_inside else None
     return StrataEstimate(
         labels=labels,
         probabilities=probabilities,
@@ -187,7 +189,7 @@ def monotone_estimate(
         settled=settled,
         boundaries=(first, second),
         mosaic=plan,
-        advice=advise(posterior, trusted, plan[-1].z_um if both_inside else None),
+        advice=advise(posterior, trusted, deepest_um),
     )
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import re
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from rich.console import Console
 from tiny_bundle import FIELD, write_bundle
 
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import StackFileError
 from rcm_daemon.readers import RecordedStack
 from rcm_daemon.replay import AHEAD, Replayed, Replayer, open_for_replay
+from rcm_daemon.reporting import ReplayOutputs, replay_all
 
 N = 40
 
@@ -65,6 +70,23 @@ def test_each_stack_is_answered_in_order_and_closed(replayer: Replayer) -> None:
     ]
     assert all(one.is_closed for one in recordings)
     assert all(one.final.n_slices == N for one in answers if isinstance(one, Replayed))
+
+
+def test_a_terminal_shows_which_stack_how_far_and_how_long(replayer: Replayer, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.tif" for name in ("first", "second")]
+    for number, path in enumerate(paths):
+        noise = np.random.default_rng(number).integers(60, 180, (N, *FIELD), dtype=np.uint8)
+        tifffile.imwrite(path, noise, photometric="minisblack")
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100)
+    scale = {"z_step_um": 3.0, "pixel_size_um": 0.5}
+    assert replay_all(paths, replayer._networks, ReplayOutputs(), console=console, **scale) == 0
+    shown = text.getvalue()
+    assert re.search(r"second\.tif.*100%.*0:00:00", shown)
+    text.seek(0)
+    text.truncate()
+    replay_all(paths, replayer._networks, ReplayOutputs(), console=Console(file=text, width=100), **scale)
+    assert "100%" not in text.getvalue()  # what is not a terminal gets results alone
 
 
 def test_a_stack_that_breaks_off_is_not_read_on(replayer: Replayer) -> None:

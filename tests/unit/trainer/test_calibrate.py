@@ -179,3 +179,4 @@ def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says
         assert ("its intervals are not calibrated" in said["estimator"]) != is_calibrated
         card = (folder / "MODEL_CARD.md").read_text()
         assert ("Its intervals are not calibrated" in card) != is_calibrated
+        assert "Epidermis-DEJ counts as found from a probability of 0." in card

@@ -41,7 +41,11 @@ def test_by_the_command(work: Path, tmp_path: Path) -> None:
     run("cnn", *taught, "--epochs", "5")
     checkpoint = load_checkpoint(tmp_path / "student", CNN_SCHEMA)
     assert checkpoint["recipe"]["teacher_weight"] == 1
-    assert len(checkpoint["provenance"]["teacher_digest"]) == 64
+    digest = checkpoint["provenance"]["teacher_digest"]
+    assert len(digest) == 64
+    run("export", "--cnn", tmp_path / "student", "--out", tmp_path / "bundle", "--name", "taught")
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"The CNN learned from a larger one, {digest[:16]}, which has 100% of the say." in card
     lines = (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses[-1] < losses[0]
