@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rcm_daemon.core.stack import Acquisition
 
 MAX_ENDED_KEPT = 10_000
-"""Three months of a busy clinic, about as long as the journal keeps them: what comes for a stack that ended
-longer ago begins it anew."""
+"""At a hundred stacks a day three months, about as long as the journal keeps them: what comes for a stack
+that ended longer ago begins it anew."""
 _ROW = np.dtype([("key", "V16"), ("acquisition", "<u4"), ("state", "u1"), ("start", "V8"), ("end", "V8")])
 _STATES: tuple[State, ...] = get_args(State)
 _FREE = 255

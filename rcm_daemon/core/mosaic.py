@@ -1,7 +1,8 @@
-"""The five depths at which clinicians take mosaics, from the two boundaries.
+"""Five depths at which mosaics are taken, from the two boundaries.
 
-Bozkurt et al. 2021: stratum spinosum including the basal layer, upper, middle and lower DEJ, papillary
-dermis. Where in each the picture is best taken is not said; the rule here is ours, and a setting.
+Bozkurt et al. 2021 name what clinicians look at: stratum spinosum including the basal layer, upper, middle
+and lower DEJ, papillary dermis. Where in each the picture is best taken is not said; the rule here is ours,
+and a setting.
 """
 
 from __future__ import annotations
