@@ -226,11 +226,15 @@ class Recording:
             known.current = stack
             next_ordinal = max((row.ordinal for row in refusals), default=-1) + 1
             self._refusals[number] = _Written(len(refusals), next_ordinal)
-            known.forget_absent(number, received)
             for _ in range(n_damaged):
                 detail = "a slice that was stored is damaged on disk; it may be sent again"
                 origin = Origin(stack.instrument, stack.run_id, -1, "slice", stack.stack_id)
                 stack.note_rejection(Rejection(Rule.DAMAGED, detail, origin))
             restored.append(Restored(stack, embedded, number in has_result))
+        for name in {fields["instrument"] for fields in stacks.values()}:
+            if (known := self._ledger.instrument(name)) is not None:
+                # Its row may be older than a refusal: what has no row of its own was not stored.
+                for number in known.recent_acquisitions & stacks.keys():
+                    known.forget_absent(number, journal.indices(number))
         self._ledger.next_number = journal.next_number()
         return restored

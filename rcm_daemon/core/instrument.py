@@ -72,6 +72,11 @@ class Instrument:
         for number in [number for number, recent in self.recent.items() if recent.slice_ == slice_]:
             del self.recent[number]
 
+    @property
+    def recent_acquisitions(self) -> set[int]:
+        """Numbers of the acquisitions whose slices are among `recent`."""
+        return {recent.slice_[0] for recent in self.recent.values() if recent.slice_ is not None}
+
     def forget_absent(self, number: int, indices: Container[int]) -> None:
         """Forget the slices of an acquisition that are not among `indices` any more."""
         for slice_ in [recent.slice_ for recent in self.recent.values() if recent.slice_ is not None]:

@@ -273,6 +273,10 @@ class Journal:
             embedded.append(EmbeddedSlice(int(index), float(z_um), embedding, float(weight), words))
         return received, embedded, self.n_damaged - before
 
+    def indices(self, number: int) -> set[int]:
+        """Return which slices of an acquisition are there, without looking at them."""
+        return {index for (index,) in self._db.execute("SELECT idx FROM slice WHERE number=?", (number,))}
+
     def n_slices(self, number: int) -> int:
         """Return how many slices of an acquisition are there, without looking at them."""
         query = "SELECT count(*) FROM slice WHERE number=?"

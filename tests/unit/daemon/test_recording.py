@@ -111,6 +111,25 @@ def test_everything_sent_again_after_it_ended_is_a_duplicate(life, path, restart
     assert [fields["n_rejected"] for fields in life.journal.stacks().values()] == [0, 0, 0]
 
 
+@pytest.mark.hazard("H26")
+@pytest.mark.parametrize("ends_by", ["end", "next"])
+def test_a_slice_refused_after_its_stack_had_ended_is_no_duplicate_after_a_kill(life, path, ends_by):
+    sender = Sender()
+    life.receive(sender.start("s", 2, SHAPE))
+    refused = sender.slice("s", 0, picture(0, SHAPE))
+    life.receive(refused)
+    if ends_by == "end":
+        life.receive(sender.end("s", 1))
+    life.receive(sender.start("t", 1, SHAPE))
+    life.embed(fails=False, unlabelled=True)
+    life.settle()
+    assert [reply.status for reply in life.replies if reply.of == "slice"] == ["rejected"]
+    life = killed(life, path)
+    life.receive(refused)
+    life.settle()
+    assert [(reply.of, reply.status) for reply in life.replies] == [("slice", "rejected")]
+
+
 @pytest.mark.hazard("H56")
 def test_another_slice_of_a_second_acquisition_is_no_duplicate_of_the_first(life):
     sender = Sender()
