@@ -43,7 +43,9 @@ def advise(
 
     There is no more to do once both boundaries lie inside the stack, no depth has anything to tell of them
     (with less to be gained anywhere than `LEAST_GAIN`, what lies 6 um below the newest slice is dermis with a
-    probability of at least 0.86), and the deepest mosaic that is planned lies within what was imaged.
+    probability of at least 0.86), and the deepest mosaic that is planned lies within what was imaged, or was
+    tried in vain. How wide the intervals are, and which labels are settled, plays no part: what no further
+    slice can tell is not waited for.
 
     Parameters
     ----------
@@ -61,6 +63,7 @@ def advise(
         return Advice("continue")
     deepest = float(taken[-1])
     between = (imaged[1:] + imaged[:-1]) / 2
+    in_vain = taken[~trusted]
     ahead = posterior.depths_um[posterior.n_slices :]
     candidates = np.concatenate([between, ahead[ahead <= deepest + FARTHEST_UM]])
     first, second = (np.interp(candidates, posterior.depths_um, cdf) for cdf in posterior.cdf)
@@ -72,17 +75,18 @@ def advise(
     above = candidates - imaged[place - 1]
     below = np.where(place < len(imaged), imaged[np.minimum(place, len(imaged) - 1)] - candidates, np.inf)
     gain = entropy * np.minimum(np.minimum(above, below) / FULL_GAIN_UM, 1.0)
-    if len(imaged) < len(taken):
-        tries = np.abs(candidates[:, None] - taken[~trusted]) < SAME_PLACE_UM
+    if len(in_vain):
+        tries = np.abs(candidates[:, None] - in_vain) < SAME_PLACE_UM
         gain[tries.sum(axis=1) >= MOST_TRIES] = 0.0
     best = int(np.argmax(gain))
     z_um = float(candidates[best])
     if gain[best] < LEAST_GAIN:
         if deepest_mosaic_um is None:
             return Advice("continue")
-        if deepest_mosaic_um <= deepest + ROUNDING_UM:
+        n_tries = int((np.abs(deepest_mosaic_um - in_vain) < SAME_PLACE_UM).sum())
+        if deepest_mosaic_um <= imaged[-1] + ROUNDING_UM or n_tries >= MOST_TRIES:
             return Advice("stop")
-        z_um = deepest_mosaic_um
+        z_um = min(deepest_mosaic_um, deepest + FARTHEST_UM)
     step_um = statistics.median((taken[1:] - taken[:-1]).tolist()) if len(taken) > 1 else FULL_GAIN_UM
     if 0 < z_um - deepest <= NEXT_STEPS * step_um + ROUNDING_UM:
         return Advice("continue")

@@ -191,6 +191,28 @@ def test_the_deepest_mosaic_is_imaged_before_a_stack_may_stop() -> None:
     assert estimate(there, np.vstack([evidence[seen], evidence[-1]])).advice.kind == "stop"
 
 
+@pytest.mark.hazard("H23")
+def test_a_deepest_mosaic_that_was_dark_is_asked_for_once_more_and_no_oftener() -> None:
+    z_um, evidence, _ = clear_stack(112.5)
+    weight = np.ones(len(z_um), np.float32)
+    asked = []
+    for _ in range(3):
+        said = estimate(z_um, evidence, weight)
+        asked.append(said.advice.kind)
+        z_um, weight = np.append(z_um, said.mosaic[-1].z_um), np.append(weight, np.float32(0))
+        evidence = np.vstack([evidence, np.zeros(3)])
+    assert asked == ["acquire_at", "acquire_at", "stop"]
+
+
+def test_no_mosaic_is_asked_for_farther_ahead_than_any_other_depth() -> None:
+    z_um, evidence, _ = clear_stack(112.5)
+    uniform = np.full((len(z_um), 3), 1 / 3, np.float32)
+    rule, weight = MosaicRule(below_um=100), np.ones(len(z_um), np.float32)
+    said = monotone_estimate(z_um, weight, uniform, evidence.astype(np.float32), parameters(), 0.0, rule)
+    assert said.mosaic[-1].z_um > z_um[-1] + FARTHEST_UM
+    assert said.advice == Advice("acquire_at", z_um[-1] + FARTHEST_UM)
+
+
 @pytest.mark.parametrize(("from_um", "planned"), [(75.0, ("papillary_dermis",)), (120.0, ())])
 def test_what_lies_above_the_stack_is_not_planned_and_never_done(
     from_um: float, planned: tuple[str, ...]
