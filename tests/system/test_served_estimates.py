@@ -1,0 +1,122 @@
+"""All that a daemon says of a stack, on every prefix, against the networks and the estimator by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from harness import Daemon
+from sender import Sender
+
+from rcm_daemon.bundle.location import default_bundle_path
+from rcm_daemon.bundle.sessions import Networks
+from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.mosaic import MosaicRule
+from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.quality import DARK, OUT_OF_DOMAIN, WEIGHTS
+from rcm_daemon.core.records import BOUNDARIES, STRATA, StrataEstimate
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+from rcm_daemon.simulator import make_phantom
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEP_UM = 12.0
+FLAGS = {3: (DARK,), 6: (OUT_OF_DOMAIN,)}
+ABOVE_UM = 9.0
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """A phantom across both boundaries, with one black slice and one of noise."""
+    phantom = make_phantom(11, z_step_um=STEP_UM)
+    images = [phantom.render(index) for index in range(len(phantom))]
+    images[3] = np.zeros_like(images[0])
+    images[6] = np.random.default_rng(0).integers(0, 256, images[0].shape, dtype=np.uint8)
+    return images
+
+
+@pytest.fixture(scope="module")
+def embedded(pictures: list[np.ndarray]) -> tuple[Networks, tuple[EmbeddedSlice, ...]]:
+    networks = Networks.open(load_verified(default_bundle_path()), "cpu", 1)
+    rows = networks.embed_many(np.stack(pictures))
+    flags = [FLAGS.get(index, ()) for index in range(len(rows))]
+    weights = [WEIGHTS[own[0]] if own else 1.0 for own in flags]
+    return networks, tuple(
+        EmbeddedSlice(index, STEP_UM * index, row, weight, own)
+        for index, (row, weight, own) in enumerate(zip(rows, weights, flags, strict=True))
+    )
+
+
+def said_of(estimate: StrataEstimate, revision: int) -> dict[str, Any]:
+    """An estimate as an open stack's message has it."""
+    fields: dict[str, Any] = {
+        "label": [STRATA[k] for k in estimate.labels],
+        "settled": estimate.settled.tolist(),
+        "probability": estimate.probabilities,
+        "posterior": estimate.posterior,
+        "mosaic_name": [mosaic.name for mosaic in estimate.mosaic],
+        "advice": estimate.advice.kind,
+        "advice_z_um": estimate.advice.z_um,
+        "advice_revision": revision if estimate.advice.kind != "none" else 0,
+    }
+    for key in ("z_um", "low_um", "high_um"):
+        fields[f"mosaic_{key}"] = [getattr(mosaic, key) for mosaic in estimate.mosaic]
+    for name, boundary in zip(BOUNDARIES, estimate.boundaries, strict=True):
+        fields[f"{name}_status"], fields[f"{name}_found"] = boundary.status, boundary.status == "inside"
+        for key in ("um", "low_um", "high_um", "forecast_um", "forecast_low_um", "forecast_high_um"):
+            fields[f"{name}_{key}"] = getattr(boundary, key)
+    return fields
+
+
+def agrees(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        if isinstance(value, (float, np.ndarray)) or (key.startswith("mosaic_") and key.endswith("_um")):
+            np.testing.assert_allclose(message[key], value, err_msg=key, **TOLERANCE)
+        else:
+            assert message[key] == value, key
+
+
+@pytest.mark.parametrize("estimator", ["monotone", "paper"])
+def test_every_message_says_what_networks_and_estimator_give(
+    tmp_path: Path,
+    pictures: list[np.ndarray],
+    embedded: tuple[Networks, tuple[EmbeddedSlice, ...]],
+    estimator: str,
+) -> None:
+    networks, slices = embedded
+    n_planned = len(slices)
+    parameters = networks.estimator_parameters if estimator == "monotone" else None
+    estimation = Estimation(parameters, MosaicRule(above_um=ABOVE_UM))
+    mosaic = json.dumps({"above_um": ABOVE_UM})
+    daemon = Daemon(tmp_path, default_bundle_path(), "--estimator", estimator, RCM_MOSAIC=mosaic)
+    seen = []
+    try:
+        results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+        controller.send_multipart(sender.start("s", n_planned, pictures[0].shape, z_step_um=STEP_UM))
+        for n, image in enumerate(pictures, start=1):
+            controller.send_multipart(sender.slice("s", n - 1, image, z_um=STEP_UM * (n - 1)))
+            message = results.until(n_slices=n)
+            partial = PartialStack(slices[:n])
+            given = networks.recur(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
+            agrees(message, said_of(estimation.estimate(partial, given, n / n_planned), message["revision"]))
+            seen.append(message)
+        controller.send_multipart(sender.end("s", n_planned))
+        final = results.until(state="complete")
+    finally:
+        code = daemon.stop()
+    assert code == 0
+    assert [text for text in final["flags"] if text] == [own[0] for own in FLAGS.values()]
+    assert final["label"] == seen[-1]["label"]
+    assert (final["advice"], final["advice_revision"]) == ("none", 0)  # nobody acquires any more
+    if estimator == "monotone":  # the stack has all of it in it
+        assert {"acquire_at", "continue"} & {message["advice"] for message in seen}
+        statuses = {message[f"{name}_status"] for name in BOUNDARIES for message in seen}
+        assert {"not_reached", "inside"} <= statuses
+        assert any(message["mosaic_name"] for message in seen)
+        assert final["epidermis_dej_low_um"] < final["epidermis_dej_um"] < final["epidermis_dej_high_um"]
+    else:
+        assert {message["advice"] for message in seen} == {"none"}
