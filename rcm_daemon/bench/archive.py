@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from rich.console import Console
 
-from rcm_daemon.bench.measured import REPLAY
+from rcm_daemon.bench.measured import REPLAY, BenchError
 from rcm_daemon.bundle.cnn import network_file
 from rcm_daemon.bundle.provider import open_session
 from rcm_daemon.replay import open_for_replay
@@ -71,9 +71,11 @@ class Archive:
         """Replay the stacks, and run the bare CNN over one in batches of each size; slices a second."""
         n = len(self._fields)
         begun_s = time.perf_counter()
-        replay_all(
+        n_failed = replay_all(
             [self._path] * N_STACKS, self._opened, ReplayOutputs(), console=Console(file=io.StringIO())
         )
+        if n_failed:
+            raise BenchError(f"all {N_STACKS} stacks must be replayed to be timed, {n_failed} could not be")
         found = {REPLAY: N_STACKS * n / (time.perf_counter() - begun_s)}
         for size, session in self._sessions.items():
             if size > n:

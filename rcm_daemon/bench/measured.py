@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.bench.timings import Sample, Summary, median_by_length, near, summarise
+from rcm_daemon.errors import RcmError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,10 @@ PARTS = ("wait_ms", "embed_ms", "label_ms", "total_ms")
 SHORT_STACK, REHEARSED_STACK, NEAR = 5, 12, 4
 """Flatness compares stacks of 5 slices with the longest, each with its neighbours so far away; and those of
 12, the first for which the daemon knows how often slices come."""
+
+
+class BenchError(RcmError):
+    """What was measured is not the same thing, or not what it is called."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rcm_daemon.bundle.verify import VerifiedBundle
-    from rcm_daemon.core.records import Slice
+    from rcm_daemon.core.records import Slice, StrataEstimate
 
 
 class RivalError(RcmError):
@@ -143,13 +143,13 @@ class ReembeddingScript:
         self._slices = slices
         self._estimation = Estimation(networks.estimator_parameters)
 
-    def run(self, n_slices: int) -> tuple[float, NDArray[np.float32]]:
-        """Label the first `n_slices`; returns the milliseconds that took, and probabilities [n, 3]."""
+    def run(self, n_slices: int) -> tuple[float, StrataEstimate]:
+        """Label the first `n_slices`; returns the milliseconds that took, and what is said of them."""
         begun_ns = time.perf_counter_ns()
         embedded = [embed_slice(self._networks, one) for one in self._slices[:n_slices]]
         stack = PartialStack().with_slices(*embedded)
         estimate = estimate_strata(stack, self._networks.recur, self._estimation)
-        return (time.perf_counter_ns() - begun_ns) / 1e6, estimate.probabilities
+        return (time.perf_counter_ns() - begun_ns) / 1e6, estimate
 
 
 def field_of(received: Slice, bundle: VerifiedBundle) -> NDArray[np.uint8]:
@@ -161,6 +161,10 @@ def field_of(received: Slice, bundle: VerifiedBundle) -> NDArray[np.uint8]:
     return np.broadcast_to(field, bundle.manifest.cnn_shape).copy()
 
 
-def largest_difference(message: dict[str, Any], probabilities: NDArray[np.float32]) -> float:
-    """Return how far the daemon's probabilities are from others of the same slices."""
-    return float(np.abs(np.asarray(message["probability"]) - probabilities).max())
+def largest_difference(
+    message: dict[str, Any],
+    rows: NDArray[np.float32],
+    key: Literal["probability", "posterior"] = "probability",
+) -> float:
+    """Return how far the daemon's rows [n, 3] are from others of the same slices."""
+    return float(np.abs(np.asarray(message[key]) - rows).max())

@@ -19,7 +19,7 @@ import zmq
 from rcm_daemon.bench.archive import Archive
 from rcm_daemon.bench.lightness import command_s, cpu_share, family_of, installed_mb, memory_mb
 from rcm_daemon.bench.machine import describe_machine, versions
-from rcm_daemon.bench.measured import ONE_PROCESS, TRANSPORT, Measured
+from rcm_daemon.bench.measured import ONE_PROCESS, TRANSPORT, BenchError, Measured
 from rcm_daemon.bench.process import AnsweringProcess
 from rcm_daemon.bench.rivals import (
     BareCnn,
@@ -35,8 +35,8 @@ from rcm_daemon.bundle.location import resolve_bundle
 from rcm_daemon.bundle.processor import n_cores
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.records import STRATA
 from rcm_daemon.core.rhythm import REHEARSAL_SHARE
-from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import LocalDaemon
 from rcm_daemon.settings import ENV_PREFIX
 
@@ -64,10 +64,6 @@ SCRIPT_BUDGET_S = 20.0
 """A round leaves out the lengths with which the script would take longer than this altogether."""
 MAX_DIFFERENCE = {"fp32": 1e-5, "int8": 1e-5, "fp16": 1e-2}
 """Of probabilities. In half precision two processes may choose other kernels for the same convolution."""
-
-
-class BenchError(RcmError):
-    """What was measured is not the same thing."""
 
 
 def run_bench(
@@ -329,14 +325,17 @@ class _Run:
             if n_slices * a_slice_ms > left_ms:
                 self._measured.notes.append(f"the script was not run at {n_slices} slices: it takes too long")
                 continue
-            ms, probabilities = script.run(n_slices)
+            ms, said = script.run(n_slices)
             left_ms, a_slice_ms = left_ms - ms, ms / n_slices
-            difference = largest_difference(message, probabilities)
+            difference = max(
+                largest_difference(message, said.probabilities),
+                largest_difference(message, said.posterior, "posterior"),
+            )
             allowed = MAX_DIFFERENCE[self._networks.variant]
-            if difference > allowed:
+            if difference > allowed or message["label"] != [STRATA[k] for k in said.labels]:
                 raise BenchError(
-                    f"daemon and script must agree to {allowed:g}, they differ by {difference:g} "
-                    f"in a stack of {n_slices} slices"
+                    f"daemon and script must give the same labels, and probabilities and posterior to "
+                    f"{allowed:g}, they differ by {difference:g} in a stack of {n_slices} slices"
                 )
             self._measured.script.append(Sample(n_slices, ms))
             self._measured.largest_difference = max(self._measured.largest_difference, difference)

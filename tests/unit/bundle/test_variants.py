@@ -16,6 +16,7 @@ from rcm_daemon.bundle import processor, variants
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.execution import Execution
 from rcm_daemon.bundle.manifest import Manifest, variant_digest
+from rcm_daemon.bundle.provider import open_session
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import BundleError
@@ -193,6 +194,15 @@ def test_cores_kept_from_the_process_get_no_thread(folder: Path) -> None:
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize(("spin_us", "spins"), [(0, "0"), (75, "")])
+def test_threads_spin_as_long_as_they_are_told(folder: Path, spin_us: int, spins: str) -> None:
+    session = open_session((folder / "cnn.onnx").read_bytes(), "cnn.onnx", "cpu", 2, spin_us)
+    options = session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.spin_duration_us") == str(spin_us)
+    if spins:
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == spins
 
 
 def test_threads_that_do_not_spin_compute_the_same(folder: Path) -> None:

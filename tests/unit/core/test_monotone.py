@@ -138,6 +138,28 @@ def test_intervals_follow_the_levels_of_the_share_seen() -> None:
     assert widths[0] == widths[1] == widths[2] < widths[3] == widths[4]
 
 
+def test_forecasts_have_levels_of_their_own() -> None:
+    z_um, evidence, _ = clear_stack(75.0)  # between the boundaries
+    wide, narrow = (
+        Levels(by_share=((pair,) * 2,) * 4, overall=(pair,) * 2) for pair in ((0.005, 0.995), (0.3, 0.7))
+    )
+    one = estimate(z_um, 0.05 * evidence, inside=narrow, forecast=wide).boundaries
+    other = estimate(z_um, 0.05 * evidence, inside=wide, forecast=narrow).boundaries
+    assert [boundary.status for boundary in one] == ["inside", "not_reached"]
+    assert one[0].high_um - one[0].low_um < 0.5 * (other[0].high_um - other[0].low_um)
+    forecast_um = [said[1].forecast_high_um - said[1].forecast_low_um for said in (one, other)]
+    assert forecast_um[0] > 2 * forecast_um[1]
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.87, 0.99])
+def test_a_label_is_settled_from_the_bundles_probability_on(threshold: float) -> None:
+    z_um, evidence, _ = clear_stack(160.0)
+    said = estimate(z_um, 0.1 * evidence, settled_probability=threshold)
+    own = said.posterior[np.arange(len(z_um)), said.labels]
+    assert said.settled.tolist() == (own >= threshold).tolist()
+    assert 0 < said.settled.sum() < len(z_um)
+
+
 def test_mosaics_lie_where_the_rule_says() -> None:
     z_um, evidence, _ = clear_stack(160.0)
     said = estimate(z_um, evidence)

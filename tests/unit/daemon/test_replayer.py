@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from rcm_daemon.readers import RecordedStack
 from rcm_daemon.replay import AHEAD, Replayed, Replayer, open_for_replay
 from rcm_daemon.reporting import ReplayOutputs, replay_all
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 N = 40
 
 
@@ -30,6 +35,7 @@ class Recording:
         self.is_closed = False
         self._rng = np.random.default_rng(len(name))
         self._breaks_at = breaks_at
+        self.on_read: Callable[[int], None] = lambda index: None
         z_um = tuple(3.0 * i for i in range(N))
         self.stack = RecordedStack(
             name, Path(name), z_um, 0.5, FIELD, "uint8", 0, (), self._read, self._close
@@ -37,6 +43,7 @@ class Recording:
 
     def _read(self, index: int) -> np.ndarray:
         assert not self.is_closed
+        self.on_read(index)
         if index == self._breaks_at:
             raise StackFileError(f"slice {index} is torn")
         image = self._rng.integers(60, 180, FIELD, dtype=np.uint8)
@@ -105,6 +112,28 @@ def test_pixels_leave_once_they_are_embedded(replayer: Replayer) -> None:
     n_lanes = replayer._networks.n_lanes
     assert len(most) == N
     assert max(most) <= (AHEAD + 1) * n_lanes + 2
+
+
+def test_slices_are_embedded_side_by_side_while_more_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is embedded before all lanes are at it and the slice after theirs has been read."""
+    write_bundle(tmp_path)
+    networks = open_for_replay(load_verified(tmp_path), "cpu", "fp32")
+    networks.n_lanes, embed = 3, networks.embed
+    all_at_it, read_ahead = threading.Barrier(3), threading.Event()
+    recording = Recording("long")
+
+    def waiting(image: np.ndarray, what: str) -> np.ndarray:
+        if not read_ahead.is_set():
+            all_at_it.wait(30)
+            assert read_ahead.wait(30)
+        return embed(image, what)
+
+    recording.on_read = lambda index: read_ahead.set() if index == 3 else None
+    monkeypatch.setattr(networks, "embed", waiting)
+    replayer = Replayer(networks, live=False, thumbnails=False)
+    assert replayer.replay(recording.stack).final.n_slices == N
 
 
 def test_a_slice_the_networks_refuse_ends_its_stack_alone(

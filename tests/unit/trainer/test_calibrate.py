@@ -15,10 +15,12 @@ from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
+from rcm_daemon.core.quality import PictureDomain
 from rcm_daemon.errors import DataSetError
 from trainer.calibrate import (
     Rank,
     _fit_levels,
+    _fit_settled,
     calibrate,
     read_calibration,
     uncalibrated,
@@ -140,6 +142,21 @@ def test_settled_labels_hardly_ever_change() -> None:
     assert n_changed / n_settled < 0.02
 
 
+def test_the_pictures_it_was_made_for_are_written_down_with_it() -> None:
+    domain = PictureDomain(**dict.fromkeys(PictureDomain.model_fields, (0.0, 1.0)))
+    assert calibrate(*stacks(25, 0), overconfident, PRIOR, domain).parameters.domain == domain
+    assert calibrate(*stacks(25, 0), overconfident, PRIOR).parameters.domain is None
+
+
+def test_labels_settle_at_the_smallest_probability_at_which_few_enough_change() -> None:
+    probability = np.repeat([0.5, 0.7, 0.9], 1000)
+    changed = np.concatenate([np.arange(1000) < n for n in (300, 11, 2)])
+    assert _fit_settled([(probability, changed)]) == 0.9
+    changed = np.concatenate([np.arange(1000) < n for n in (300, 9, 2)])
+    assert _fit_settled([(probability, changed)]) == 0.7
+    assert _fit_settled([(probability, np.ones(3000, np.bool_))]) == 1.0
+
+
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(DataSetError, match="20 patients or more"):
         calibrate(*stacks(5, 0), overconfident, PRIOR)
@@ -165,6 +182,14 @@ def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says
     write_calibration(tmp_path, found, load_rcn(tmp_path / "rcn.pt")[0])
     calibrated = tmp_path / "calibrated"
     export_bundle(tmp_path / "cnn.pt", tmp_path / "rcn.pt", calibrated, name="live")
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=(20, 256)).astype(np.float32), 3.0 * np.arange(20), np.ones(20)
+    before, after = (
+        Networks.open(load_verified(folder), "cpu", 1).label(*given) for folder in (plain, calibrated)
+    )
+    cooled = before.astype(np.float64) ** (1 / found.temperature)
+    np.testing.assert_allclose(after, cooled / cooled.sum(axis=1, keepdims=True), atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
     for folder, is_calibrated in ((plain, False), (calibrated, True)):
         bundle = load_verified(folder)
         networks = Networks.open(bundle, "cpu", 1)

@@ -78,6 +78,11 @@ def test_a_variant_joins_the_bundle_and_is_what_it_says(
     assert manifest.files[variant.network].n_bytes < 0.75 * manifest.files["cnn.onnx"].n_bytes
     assert manifest.provenance.commands[:-1] == before.provenance.commands
     assert f"## Variant {to}" in (out / "MODEL_CARD.md").read_text()
+    if to == "int8":  # a scale a channel of the weights, not one for all
+        graph = onnx.load(out / variant.network).graph
+        constants = {one.name: one for one in graph.initializer}
+        scales = [node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"]
+        assert max(constants[name].dims[0] for name in scales if constants[name].dims) > 8
     assert check_bundle(out, "cpu").ok
     fp32, other = (Networks.open(load_verified(out), "cpu", variant=name) for name in ("fp32", to))  # type: ignore[arg-type]
     image = np.random.default_rng(0).integers(60, 140, (1000, 1000)).astype(np.uint8)
