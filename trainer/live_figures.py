@@ -26,7 +26,7 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(20, 8), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"{title}\n", fontsize=10)
     (newest, everything, impossible, coverage, widths), (first, second, late, gone, advice) = figure.subplots(
         2, 5
     )

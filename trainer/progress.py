@@ -5,6 +5,7 @@ Within `whole_run` a step's bar stands below the bar of the whole, and moves it 
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from rich.progress import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+FILE_WIDTH = 120
+"""Columns of a line where no terminal says how many it has."""
 LONGEST_RUN_S = 7 * 86_400.0
 _runs: list[WholeRun] = []
 
@@ -68,7 +71,7 @@ def whole_run(title: str, total_s: float) -> Iterator[WholeRun]:
         TextColumn("{task.fields[text]}"),
     )
     # Speed is taken over the whole run: its steps move the bar in their own ways.
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=LONGEST_RUN_S) as progress:
+    with Progress(*columns, console=_console(), speed_estimate_period=LONGEST_RUN_S) as progress:
         _runs.append(WholeRun(progress, title, total_s))
         try:
             yield _runs[-1]
@@ -109,13 +112,17 @@ def progress_bar(title: str, total: int, unit: str) -> Iterator[Callable[[int, s
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=_console()) as progress:
         task = progress.add_task(title, total=total, text="")
 
         def advance(n: int, text: str) -> None:
             progress.update(task, advance=n, text=text)
 
         yield advance
+
+
+def _console() -> Console:
+    return Console(stderr=True, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 
 @contextmanager

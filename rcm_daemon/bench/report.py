@@ -29,9 +29,15 @@ def write_report(fields: dict[str, Any], json_file: Path | None, plot: Path | No
         except OSError as error:
             raise RcmError(f"{json_file} cannot be written ({error.strerror})") from error
     if plot is not None:
-        curves = {name.replace("_", " "): pairs for name, pairs in fields["by_stack_length"].items() if pairs}
-        levels = {"bare": fields["at_frame_rate"]["bare"]["p50_ms"]}
-        title = f"{fields['bundle']['name']} on {fields['machine']['cpu']}, {fields['provider']}"
+        pace = f"at {fields['options']['fps']:g} slices a second"
+        names = {
+            "end_to_end": f"daemon, end to end, {pace}",
+            "script": "script that embeds and labels the whole stack anew",
+        }
+        curves = {names[key]: pairs for key, pairs in fields["by_stack_length"].items() if pairs}
+        levels = {f"bare CNN, {pace}": fields["at_frame_rate"]["bare"]["p50_ms"]}
+        bundle = f"{fields['bundle']['name']} {fields['bundle']['version']}"
+        title = f"{bundle}, {fields['variant']}, {fields['provider']}, {fields['machine']['cpu']}"
         draw_latency(curves, levels, title, plot)
 
 

@@ -32,6 +32,7 @@ def draw_latency(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure = Figure(figsize=(9.0, 5.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -43,6 +44,9 @@ def draw_latency(
     for name, ms in levels.items():
         axes.axhline(ms, color=next(colours), label=name, linestyle="--", linewidth=1.2)
     axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("slices of the stack so far")
     axes.set_ylabel("ms, median")
     axes.set_title(title, fontsize=10)

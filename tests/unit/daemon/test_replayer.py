@@ -85,7 +85,7 @@ def test_a_terminal_shows_which_stack_how_far_and_how_long(replayer: Replayer, t
         noise = np.random.default_rng(number).integers(60, 180, (N, *FIELD), dtype=np.uint8)
         tifffile.imwrite(path, noise, photometric="minisblack")
     text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=100)
+    console = Console(file=text, force_terminal=True, width=100, color_system="truecolor", _environ={})
     scale = {"z_step_um": 3.0, "pixel_size_um": 0.5}
     assert replay_all(paths, replayer._networks, ReplayOutputs(), console=console, **scale) == 0
     shown = text.getvalue()

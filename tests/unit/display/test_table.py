@@ -15,7 +15,11 @@ from rcm_daemon.display.table import stack_report
 def printed(view: StackView, width: int = 100, n_rows: int | None = None, colour: bool = False) -> str:
     stream = io.StringIO()
     console = Console(
-        file=stream, width=width, force_terminal=colour, color_system="truecolor" if colour else None
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        color_system="truecolor" if colour else None,
+        no_color=False,  # whatever NO_COLOR says where the tests run
     )
     console.print(stack_report(view, n_rows))
     return stream.getvalue()

@@ -19,8 +19,9 @@ def test_a_step_moves_the_whole_by_its_share(capsys: pytest.CaptureFixture[str])
         assert whole.progress.tasks[0].fields["text"] == "second"
     assert whole.progress.tasks[0].completed == 40
     with progress_bar("alone", 1, "pieces") as advance:  # outside, a bar of its own again
-        advance(1, "")
-    assert "1/1 pieces" in capsys.readouterr().err
+        advance(1, "epoch 2/2: loss 0.2345, accuracy 0.891")
+    assert "1/1 pieces" in (said := capsys.readouterr().err)
+    assert "epoch 2/2: loss 0.2345, accuracy 0.891" in said  # nothing is squeezed out
 
 
 def test_a_broken_run_does_not_claim_to_be_done() -> None:
