@@ -26,9 +26,9 @@ PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.2
 N_ROUNDS = 3
 WORTH = 0.7
-"""All cores are taken where their quickest run lasts less than this share of one thread's. On two cores that
-is 0.75 to 0.83 for the default bundle's CNN, whose answers come no sooner on two threads (6.2 to 7.0 ms end to
-end, on one 5.4 to 6.5) since the daemon has work for the other core; 0.53 to 0.56 for the full-width one."""
+"""All cores are taken where their quickest run lasts less than this share of one thread's. On two cores this
+is 0.75 to 0.83 for the default bundle's CNN, with which answers come no sooner on two threads (6.2 to 7.0 ms)
+than on one (5.4 to 6.5), since the daemon has work for the other core; 0.53 to 0.56 for the full width."""
 
 
 def settle_threads(bundle: VerifiedBundle, provider: ProviderName, execution: Execution) -> Execution:
