@@ -134,6 +134,16 @@ def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
     )
 
 
+def test_impossible_transitions_are_counted_in_every_prefix_where_it_ends() -> None:
+    stack = a_stack()
+    done = live_run(stack, plain(stack), clear, Estimation(uncalibrated(PRIOR)))
+    upside_down = tuple(replace(one, labels=one.labels[::-1]) for one in done.estimates)
+    counts = count(replace(done, estimates=upside_down))
+    n_changes = [int((np.diff(one.labels) != 0).sum()) for one in done.estimates]
+    assert counts.n_impossible == sum(n_changes) > 0
+    assert counts.impossible_by_fraction[-1].tolist() == [sum(n_changes[-2:]), 2]
+
+
 def test_settled_labels_that_changed_are_counted_by_hand() -> None:
     def after(labels: list[int], settled: list[int]) -> StrataEstimate:
         nothing = np.zeros((len(labels), 3), np.float32)
