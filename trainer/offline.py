@@ -234,16 +234,18 @@ def _open(folders: tuple[Path, ...]) -> None:
 
 
 def _run(source: Source, left_out: LeftOut) -> StackRun:
+    phantom: Phantom | None = None
     if isinstance(source, LabelledStack):
-        stack, fields, seed = source, fields_of_stack(source), crc32(source.stack.encode())
+        stack, seed = source, crc32(source.stack.encode())
     else:
         phantom = build_stack(*source)
-        stack, fields, seed = _labelled(phantom, source[0]), _rendered(phantom), source[0].seed
+        stack, seed = _labelled(phantom, source[0]), source[0].seed
     arrived, n_planned = left_out.arriving(stack)
-    stack, fields = thinned(stack, arrived), compress(fields, arrived)
+    stack = thinned(stack, arrived)
     weight = left_out.weight(stack, stack.z_um[-1], seed)
     if weight == 0:
         return StackRun(stack, n_planned=n_planned, weight=0.0)
+    fields = _rendered(phantom, stack.pages) if phantom else fields_of_stack(stack)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
     for number, trio in enumerate(_with_neighbours(fields)):
@@ -306,9 +308,9 @@ def _with_neighbours(fields: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray,
     yield above, middle, middle
 
 
-def _rendered(phantom: Phantom) -> Iterator[np.ndarray]:
-    for index in range(len(phantom)):
-        shape, pitch = _networks[0].manifest.input.shape, _networks[0].manifest.input.pixel_size_um
+def _rendered(phantom: Phantom, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    shape, pitch = _networks[0].manifest.input.shape, _networks[0].manifest.input.pixel_size_um
+    for index in indices:
         yield to_field(phantom.render(index), phantom.pixel_size_um, 255, shape, pitch)[0]
 
 

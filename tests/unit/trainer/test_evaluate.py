@@ -11,6 +11,7 @@ from trainer_commands import run
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
+from rcm_daemon.simulator import Phantom
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
 from trainer.data.manifest import load_data_set
 from trainer.data.phantoms import SetParameters, plan_stacks
@@ -156,6 +157,21 @@ def test_missing_slices_never_arrive(work: Path, tmp_path) -> None:
             np.testing.assert_array_equal(one.embedding, full.slices[0][index].embedding)
     with pytest.raises(DataSetError, match=r"must be from 0 to below 1, got 1"):
         run("evaluate", work / "whole", "--data", work / "data", "--missing", "1", "--out", tmp_path)
+
+
+def test_of_a_phantom_only_the_slices_that_arrive_are_rendered(work: Path, monkeypatch) -> None:
+    parameters = SetParameters(1, 1, 100, 100, 5.0, ("vivid",), 2.0)
+    source = plan_stacks(parameters)[0], parameters
+    (whole,) = run_bundles([work / "whole"], [source], 1, "whole")
+    rendered, render = [], Phantom.render
+    monkeypatch.setattr(
+        Phantom, "render", lambda phantom, index: rendered.append(index) or render(phantom, index)
+    )
+    (part,) = run_bundles([work / "whole"], [source], 1, "part", LeftOut(missing=0.5, first_share=0.5))
+    assert rendered == np.flatnonzero(np.isin(whole.stack.z_um, part.stack.z_um)).tolist()
+    assert 1 < len(rendered) <= whole.stack.n_slices // 2
+    for index, one in zip(rendered, part.slices[0], strict=True):
+        np.testing.assert_array_equal(one.embedding, whole.slices[0][index].embedding)
 
 
 def test_a_sweep_can_be_cut_at_a_depth(work: Path, tmp_path) -> None:
