@@ -145,15 +145,15 @@ def drawn_fibres(
     canvas = np.zeros(shape, dtype=np.uint8)
     n_fibres = int(cover * shape[0] * shape[1] / (width_um * length_um))
     direction = smooth_noise(rng, shape, 120.0) * np.float32(0.8) + np.float32(rng.uniform(0, np.pi))
+    steps = np.linspace(-0.5, 0.5, 7)
+    points = np.empty((7, 2))
     for _ in range(n_fibres):
         x, y = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
         angle = float(direction[int(y), int(x)]) + rng.normal(0, 0.35)
         bend = rng.normal(0, 0.25)
-        steps = np.linspace(-0.5, 0.5, 7)
         turned = angle + bend * steps * 2
-        points = np.stack(
-            [x + length_um * steps * np.cos(turned), y + length_um * steps * np.sin(turned)], axis=1
-        )
+        points[:, 0] = x + length_um * steps * np.cos(turned)
+        points[:, 1] = y + length_um * steps * np.sin(turned)
         thickness = max(1, round(rng.uniform(0.6, 1.4) * width_um))
         colour = int(rng.uniform(90, 255))
         cv2.polylines(
