@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcm_daemon.bundle.supervisor import COMMAND, Answer, Died, Ready, Supervisor
+from rcm_daemon.core.estimator import NOTHING_SAID
 from rcm_daemon.core.message import Latency
-from rcm_daemon.core.pipeline import Recurrence
+from rcm_daemon.core.pipeline import MOST_FOLLOWED, Recurrence, said_so_far
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from rcm_daemon.bundle.channel import BundleInfo
     from rcm_daemon.bundle.launch import Launch
+    from rcm_daemon.core.estimator import Said
     from rcm_daemon.core.records import Slice
     from rcm_daemon.core.stack import Acquisition, PartialStack
 
@@ -46,6 +48,7 @@ class SliceJob:
     received_ns: int
     n_kills: int = 0
     is_labelled_too: bool = False
+    before: Said = NOTHING_SAID
 
 
 @dataclass
@@ -83,6 +86,7 @@ class _LabelJob:
     unlabelled: _Unlabelled
     partial: PartialStack
     new: list[NewSlice]
+    before: Said
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,16 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the recurrent network gives of a partial stack, with the slices that are new to it."""
+    """What the recurrent network gives of a partial stack, with the slices that are new to it.
+
+    `before` is what is said of all its slices but the deepest.
+    """
 
     stack: Acquisition
     partial: PartialStack
     given: Recurrence
     new: tuple[NewSlice, ...]
+    before: Said = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -203,9 +211,10 @@ class Desk:
             if not waits or now_s - unlabelled.since_s >= COALESCE_S:
                 new = unlabelled.new[: 1 if unlabelled.one_by_one else None]
                 partial = unlabelled.stack.partial.with_slices(*(n.embedded for n in new))
-                self._in_hand = _LabelJob(unlabelled, partial, new)
+                before, unsaid = _what_was_said(unlabelled.stack, partial)
+                self._in_hand = _LabelJob(unlabelled, partial, new, before)
                 self.supervisor.memory.write_stack(partial)
-                self.supervisor.request({"kind": "label", "n": len(partial)}, now_s)
+                self.supervisor.request({"kind": "label", "n": len(partial)} | unsaid, now_s)
                 return
         if self._slices:
             job = self._slices.popleft()
@@ -233,7 +242,8 @@ class Desk:
         partial = job.stack.partial.with_slices(empty)
         self.supervisor.memory.write_stack(partial, job.slice.blob.nbytes)
         place = [one.index for one in partial.slices].index(header.index)
-        self.supervisor.follow_up({"n": len(partial), "place": place})
+        job.before, unsaid = _what_was_said(job.stack, partial)
+        self.supervisor.follow_up({"n": len(partial), "place": place} | unsaid)
 
     def _on_answer(self, answer: Answer, now_s: float) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None
@@ -244,7 +254,8 @@ class Desk:
         if fields["kind"] == "failed":
             return self._refuse(job, Rule.NOT_LABELLED, fields["error"])
         self._settle(job, now_s)
-        return [self._labelled(job.unlabelled.stack, job.partial, answer.payload, job.new)]
+        before = _said_in(fields, job.before)
+        return [self._labelled(job.unlabelled.stack, job.partial, answer.payload, job.new, before)]
 
     def _on_embedded(self, job: SliceJob, answer: Answer, now_s: float) -> list[Outcome]:
         fields, stack, index = answer.fields, job.stack, job.slice.header.index
@@ -261,15 +272,16 @@ class Desk:
             outcomes.append(Unusable(stack, index, Rule.NOT_LABELLED, fields["error"]))
         else:
             partial = stack.partial.with_slices(embedded)
-            outcomes.append(self._labelled(stack, partial, answer.payload[n_bytes:], [new]))
+            before = _said_in(fields, job.before)
+            outcomes.append(self._labelled(stack, partial, answer.payload[n_bytes:], [new], before))
         return outcomes
 
     def _labelled(
-        self, stack: Acquisition, partial: PartialStack, payload: bytes, new: list[NewSlice]
+        self, stack: Acquisition, partial: PartialStack, payload: bytes, new: list[NewSlice], before: Said
     ) -> Labelled:
         self._just_labelled.add(id(stack))
         probabilities, *evidence = np.frombuffer(payload, np.float32).reshape(-1, len(partial), 3)
-        return Labelled(stack, partial, Recurrence(probabilities, *evidence), tuple(new))
+        return Labelled(stack, partial, Recurrence(probabilities, *evidence), tuple(new), before)
 
     def _on_death(self, died: Died) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None
@@ -308,6 +320,22 @@ class Desk:
         unlabelled.since_s = now_s
         if not unlabelled.new:
             del self._unlabelled[id(unlabelled.stack)]
+
+
+def _what_was_said(stack: Acquisition, partial: PartialStack) -> tuple[Said, dict[str, Any]]:
+    """Return what is known to be said of all slices but the deepest, and what a worker needs to follow it.
+
+    Nothing where it is known: where slices come one below the other, and each is labelled.
+    """
+    n_known, said = known = said_so_far(stack.partial, stack.estimate, partial)
+    if n_known >= len(partial) - 1 or len(partial) > MOST_FOLLOWED:
+        return said, {}
+    return said, {"known": known, "z_um": partial.z_um.tolist()}
+
+
+def _said_in(fields: dict[str, Any], before: Said) -> Said:
+    first, second = fields.get("said", before)
+    return first, second
 
 
 def _embedded(job: SliceJob, fields: dict[str, Any], embedding: bytes) -> EmbeddedSlice:

@@ -85,7 +85,7 @@ class Rehearsal:
         stack = last.stack
         partial = last.partial.with_slices()  # anew, for it keeps what it has once worked out
         estimation = self._bundles.estimation(stack.bundle_digest)
-        estimation.estimate(partial, last.given, stack.share_seen(len(partial)))
+        estimation.estimate(partial, last.given, stack.share_seen(len(partial)), last.before)
         source = self._bundles.source(stack.bundle_digest)
         latency = last.new[-1].latency(time.monotonic_ns())
         build_message(stack, source, latency, seq=0, time_ns=0, n_lost=0).to_json()

@@ -302,7 +302,8 @@ class Service:
         self._dormant.woken(stack)
         estimation = self._bundles.estimation(stack.bundle_digest)
         try:
-            estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)))
+            share_seen = stack.share_seen(len(partial))
+            estimate = estimation.estimate(partial, outcome.given, share_seen, outcome.before)
         except (InferenceError, ArithmeticError, ValueError) as error:
             for one in outcome.new:
                 self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rcm_daemon.core.pipeline import estimate_strata, said_so_far
 from rcm_daemon.core.stack import PartialStack
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ def advised_run(
     Where a depth is asked for, the nearest slice not taken yet is; `continue` takes the next deeper one.
     """
     taken, partial = [0], PartialStack()
+    estimate: StrataEstimate | None = None
     while True:
         index = taken[-1]
-        partial = partial.with_slices(slices[index])
-        given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
-        estimate = estimation.estimate(partial, given)
+        earlier, partial = partial, partial.with_slices(slices[index])
+        known = said_so_far(earlier, estimate, partial)
+        estimate = estimate_strata(partial, recurrent, estimation, known=known)
         left = np.setdiff1d(np.arange(stack.n_slices), taken)
         if estimate.advice.kind in ("stop", "none") or len(left) == 0:
             return AdvisedRun(tuple(taken), estimate)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rcm_daemon.core.estimator import NOTHING_SAID
+from rcm_daemon.core.pipeline import said_before, said_so_far
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
 if TYPE_CHECKING:
@@ -49,19 +51,24 @@ def live_run(
     """Replay one stack: its slices arrive in the order given; `n_planned` 0 = no others would come."""
     n_planned = n_planned or len(slices)
     partial = PartialStack()
-    estimates, answers = [], []
+    estimates: list[StrataEstimate] = []
+    answers = []
     for count, new in enumerate(slices, start=1):
-        partial = partial.with_slices(new)
+        earlier, partial = partial, partial.with_slices(new)
+        known = said_so_far(earlier, estimates[-1] if estimates else None, partial)
+        before = said_before(partial, recurrent, estimation, known)
         given = recurrent(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
         answers.append(given)
-        estimates.append(estimation.estimate(partial, given, count / n_planned))
+        estimates.append(estimation.estimate(partial, given, count / n_planned, before))
     return LiveRun(stack, tuple(slices), tuple(estimates), tuple(answers), n_planned)
 
 
 def again(run: LiveRun, estimation: Estimation) -> LiveRun:
-    """Read what the network gave for a whole stack anew, by another estimation."""
-    partial, estimates = PartialStack(), []
+    """Read what the network gave for a stack whose slices came in depth order anew, by another estimation."""
+    partial, before = PartialStack(), NOTHING_SAID
+    estimates = []
     for new, given in zip(run.slices, run.given, strict=True):
         partial = partial.with_slices(new)
-        estimates.append(estimation.estimate(partial, given, len(partial) / run.n_planned))
+        estimates.append(estimation.estimate(partial, given, len(partial) / run.n_planned, before))
+        before = estimates[-1].said
     return replace(run, estimates=tuple(estimates))

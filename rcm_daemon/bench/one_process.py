@@ -20,12 +20,13 @@ from rcm_daemon.bench.process import TOPIC, sockets
 from rcm_daemon.bundle.field import to_field
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.core.pipeline import Estimation, estimate_strata
+from rcm_daemon.core.pipeline import Estimation, estimate_strata, said_so_far
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
 
 if TYPE_CHECKING:
     from rcm_daemon.bundle.execution import ProviderChoice, VariantChoice
+    from rcm_daemon.core.records import StrataEstimate
 
 
 def main() -> None:
@@ -42,17 +43,19 @@ def main() -> None:
     estimation = Estimation(networks.estimator_parameters)
     subscriber, publisher = sockets(slices, results)
     stack_id, stack = "", PartialStack()
+    said: StrataEstimate | None = None
     while True:
         *_, head, blob = subscriber.recv_multipart(copy=False)
         header = json.loads(head.bytes)
         if header["stack_id"] != stack_id:
-            stack_id, stack = header["stack_id"], PartialStack()
+            stack_id, stack, said = header["stack_id"], PartialStack(), None
         pixels = np.frombuffer(blob.buffer, header["dtype"]).reshape(header["shape"])
         shape, pitch_um = wanted.shape, wanted.pixel_size_um
         field, _ = to_field(pixels, header["pixel_size_um"], header["max_value"], shape, pitch_um)
         new = EmbeddedSlice(header["index"], header["z_um"], networks.embed(field))
-        stack = stack.with_slices(new)
-        said = estimate_strata(stack, networks.recur, estimation, len(stack) / int(n_planned))
+        earlier, stack = stack, stack.with_slices(new)
+        known = said_so_far(earlier, said, stack)
+        said = estimate_strata(stack, networks.recur, estimation, len(stack) / int(n_planned), known)
         answer = {
             "label": [STRATA[label] for label in said.labels.tolist()],
             "probability": said.probabilities.tolist(),

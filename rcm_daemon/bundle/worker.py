@@ -28,6 +28,7 @@ from rcm_daemon.bundle.parentage import end_with
 from rcm_daemon.bundle.prompter import Prompter
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.pipeline import follow
 from rcm_daemon.core.quality import repeats, weights_in_stack
 from rcm_daemon.core.records import Slice, SliceHeader
 from rcm_daemon.core.rhythm import Rhythm
@@ -36,7 +37,8 @@ from rcm_daemon.errors import BundleError, DeviceError, InferenceError, RcmError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.pipeline import Recurrence
+    from numpy.typing import NDArray
+
     from rcm_daemon.core.stack import EmbeddedSlice
 
 EXIT_DEVICE = 70  # EX_SOFTWARE: the device failed under a run, only a new process recovers
@@ -104,12 +106,13 @@ def answer(networks: Networks, memory: SharedView, request: bytes, more: Callabl
             reply |= {"n_bytes": len(payload), "error": ""}
             if follows is not None:
                 try:
-                    payload += _label_with(networks, memory, new, fields | follows)
+                    payload += _label_with(networks, memory, new, fields | follows, reply)
                 except InferenceError as error:  # the embedding is good all the same
                     reply["error"] = str(error)
         else:
             stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
-            reply, payload = {"kind": "labelled"}, _recurrence_bytes(networks.recur(*stack))
+            reply = {"kind": "labelled"}
+            payload = _label(networks, *stack, fields, reply)
     except InferenceError as error:
         if isinstance(error, DeviceError) and networks.provider in ON_GPU:
             raise
@@ -122,17 +125,34 @@ def answer(networks: Networks, memory: SharedView, request: bytes, more: Callabl
     return encode(reply, payload)
 
 
-def _label_with(networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any]) -> bytes:
+def _label_with(
+    networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any], reply: dict[str, Any]
+) -> bytes:
     """Label the stack of a slice just embedded, whose row there is still empty."""
     rows = memory.read_stack(fields["n"], networks.manifest.embedding_size, fields["n_bytes"])
     embeddings, z_um, weight = rows[0].copy(), rows[1], rows[2].copy()
     embeddings[fields["place"]], weight[fields["place"]] = new.embedding, new.weight
     # Only now is it known whether it repeats the slice above, or the one below repeats it.
     weight = weights_in_stack(weight, repeats(embeddings))
-    return _recurrence_bytes(networks.recur(embeddings, z_um, weight))
+    return _label(networks, embeddings, z_um, weight, fields, reply)
 
 
-def _recurrence_bytes(given: Recurrence) -> bytes:
+def _label(
+    networks: Networks,
+    embeddings: NDArray[np.float32],
+    z_um: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    fields: dict[str, Any],
+    reply: dict[str, Any],
+) -> bytes:
+    """Label a stack; where the daemon does not know it, the reply also has what is said of its beginning."""
+    parameters = networks.estimator_parameters
+    if "known" in fields and parameters is not None:
+        known = fields["known"]
+        # Depths as the daemon has them: those in memory are rounded for the network.
+        exact_um = np.array(fields["z_um"], np.float64)
+        reply["said"] = follow(embeddings, exact_um, weight, networks.recur, parameters, known)
+    given = networks.recur(embeddings, z_um, weight)
     evidence = b"" if given.evidence is None else given.evidence.tobytes()
     return given.probabilities.tobytes() + evidence
 

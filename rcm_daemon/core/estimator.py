@@ -1,8 +1,9 @@
 """The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
 
 Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
-it lies above the newest slice with its `found_probability`; it lies at its median, or at the newest slice
-where that is deeper, and slices below that are labelled so. (The newest slice is the deepest one that says
+it lies above the newest slice with its `found_probability`; it is first said to lie at its median, and stays
+there while the median wanders a little (`HELD`), or lies at the newest slice where that is less deep; slices
+below are labelled so. (The newest slice is the deepest one that says
 anything: what lies below, dark, has not been looked at.) The median is that of the whole distribution, not
 of the part above the newest slice: that part ends where the stack ends for now, and its median would sink
 with every slice that follows. The distributions are in order, so the labels can never fall, and no junction
@@ -36,6 +37,9 @@ N_SHARES = 4
 """Intervals are corrected for each quarter of the planned stack, and once for stacks of unknown length."""
 UNCALIBRATED = (0.05, 0.95)
 """Levels of a 90 % interval before anybody fitted them to patients."""
+HELD = (0.4, 0.6)
+"""A depth that was said of a boundary stays as it is while it lies between these points of the distribution,
+and moves no farther than to the nearer one (decision 22)."""
 TRUSTED = 0.25
 """A slice of less weight than this settles nothing, and its depth is not imaged yet."""
 
@@ -51,6 +55,9 @@ def _around_the_median(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 LowHigh = Annotated[tuple[Probability, Probability], AfterValidator(_around_the_median)]
+Said = tuple[float | None, float | None]
+"""Depths in um at which epidermis-DEJ and DEJ-dermis were said to lie; none = not found."""
+NOTHING_SAID: Said = (None, None)
 OfBoth = Annotated[tuple[LowHigh, ...], Field(min_length=2, max_length=2)]
 
 
@@ -138,6 +145,7 @@ def monotone_estimate(
     parameters: EstimatorParameters,
     share_seen: float = 0.0,
     rule: MosaicRule | None = None,
+    before: Said = NOTHING_SAID,
 ) -> StrataEstimate:
     """Estimate a partial stack.
 
@@ -153,26 +161,19 @@ def monotone_estimate(
         Share of the planned stack seen, 0 = not known.
     rule
         Where mosaics are taken; none = the default rule.
+    before
+        What was said of all slices but the deepest.
 
     Raises
     ------
     InferenceError
         If the evidence leaves nothing possible.
     """
-    posterior = boundary_posterior(
-        z_um,
-        evidence.astype(np.float64) * parameters.evidence_scale,
-        weight.astype(np.float64),
-        parameters.prior,
+    posterior = _posterior(z_um, weight, evidence, parameters)
+    first, second = (
+        _boundary(posterior, k, status, um, parameters, share_seen)
+        for k, (status, um) in enumerate(_depths(posterior, parameters, before))
     )
-    if not np.all(np.isfinite(posterior.cdf)):
-        raise InferenceError(
-            f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
-        )
-    statuses = statuses_of(posterior, parameters.found_probability)
-    second = _boundary(posterior, 1, statuses[1], parameters, share_seen)
-    lowest_um = _lowest_um(z_um, second, parameters.thinnest_um)
-    first = _boundary(posterior, 0, statuses[0], parameters, share_seen, lowest_um)
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
     settled = strata[np.arange(len(labels)), labels] >= parameters.settled_probability
@@ -193,16 +194,79 @@ def monotone_estimate(
     )
 
 
-def _lowest_um(z_um: NDArray[np.float64], second: Boundary, thinnest_um: float) -> float:
+def said_of(
+    z_um: NDArray[np.float64],
+    weight: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    parameters: EstimatorParameters,
+    before: Said = NOTHING_SAID,
+) -> Said:
+    """Return where `monotone_estimate` would say that the boundaries lie, and nothing else of it.
+
+    Raises
+    ------
+    InferenceError
+        As it does.
+    """
+    depths = _depths(_posterior(z_um, weight, evidence, parameters), parameters, before)
+    first, second = (um if status == "inside" else None for status, um in depths)
+    return first, second
+
+
+def _posterior(
+    z_um: NDArray[np.float64],
+    weight: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    parameters: EstimatorParameters,
+) -> BoundaryPosterior:
+    scaled = evidence.astype(np.float64) * parameters.evidence_scale
+    posterior = boundary_posterior(z_um, scaled, weight.astype(np.float64), parameters.prior)
+    if not np.all(np.isfinite(posterior.cdf)):
+        raise InferenceError(
+            f"the evidence of {len(z_um)} slices must leave a boundary possible, it does not"
+        )
+    return posterior
+
+
+def _depths(
+    posterior: BoundaryPosterior, parameters: EstimatorParameters, before: Said
+) -> tuple[tuple[Status, float], tuple[Status, float]]:
+    """Where each boundary lies, and at which depth in um where that is inside the stack."""
+    statuses = statuses_of(posterior, parameters.found_probability)
+    second = _depth(posterior, 1, statuses[1], before[1])
+    lowest_um = _lowest_um(posterior, second, parameters.thinnest_um)
+    return _depth(posterior, 0, statuses[0], before[0], lowest_um), second
+
+
+def _depth(
+    posterior: BoundaryPosterior, k: int, status: Status, before_um: float | None, lowest_um: float = math.inf
+) -> tuple[Status, float]:
+    """Say where a boundary lies: one found before stays there as long as that is about as probable.
+
+    A found one lies at the deepest slice that says anything or above it, and not below `lowest_um`, whatever
+    its distribution; where that is the first slice, it lies above the stack.
+    """
+    if status != "inside":
+        return status, 0.0
+    low_um, um, high_um = posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])).tolist()
+    if before_um is not None:
+        um = min(max(before_um, low_um), high_um)
+    um = min(um, float(posterior.depths_um[posterior.deepest]), lowest_um)
+    return ("inside", um) if um > posterior.depths_um[0] else ("above_start", 0.0)
+
+
+def _lowest_um(posterior: BoundaryPosterior, second: tuple[Status, float], thinnest_um: float) -> float:
     """How deep epidermis-DEJ may lie where DEJ-dermis was found: no junction is thinner than the thinnest.
 
     In a gap between slices in which no two boundaries have room it lies above the gap, so that labels never
     step over the DEJ there.
     """
-    if not second.found:
+    status, second_um = second
+    if status != "inside":
         return math.inf
-    lowest_um = second.um - thinnest_um
-    below = int(np.searchsorted(z_um, second.um))
+    lowest_um = second_um - thinnest_um
+    z_um = posterior.depths_um[: posterior.n_slices]
+    below = int(np.searchsorted(z_um, second_um))
     if 0 < below < len(z_um) and z_um[below] - z_um[below - 1] <= 2 * thinnest_um:
         lowest_um = min(lowest_um, float(z_um[below - 1]))
     return lowest_um
@@ -249,27 +313,23 @@ def _boundary(
     posterior: BoundaryPosterior,
     k: int,
     status: Status,
+    um: float,
     parameters: EstimatorParameters,
     share_seen: float,
-    lowest_um: float = math.inf,
 ) -> Boundary:
-    """Median and interval of one boundary; one not found yet is expected at the newest slice or below it.
+    """Interval of one boundary that is said to lie at `um`; one not found yet is forecast.
 
-    A found one lies at the deepest slice that says anything or above it, and not below `lowest_um`, whatever
-    its median; where that is the first slice, it lies above the stack. The interval of an expected one may
-    begin above the newest slice: it may just have been passed.
+    That is expected at the newest slice or below it; its interval may begin above: it may just have been
+    passed.
     """
     if status == "above_start":
         return Boundary(status)
     levels = parameters.inside if status == "inside" else parameters.forecast
     low, high = levels.of(k, share_seen)
-    low_um, um, high_um = posterior.quantile(k, np.array([low, 0.5, high])).tolist()
+    low_um, median_um, high_um = posterior.quantile(k, np.array([low, 0.5, high])).tolist()
     if status == "inside":
-        um = min(um, float(posterior.depths_um[posterior.deepest]), lowest_um)
-        if um <= posterior.depths_um[0]:
-            return Boundary("above_start")
         return Boundary(status, um=um, low_um=min(low_um, um), high_um=max(high_um, um))
-    um = max(um, float(posterior.depths_um[posterior.n_slices - 1]))
+    um = max(median_um, float(posterior.depths_um[posterior.n_slices - 1]))
     return Boundary(forecast_um=um, forecast_low_um=min(low_um, um), forecast_high_um=max(high_um, um))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rcm_daemon.core.boundaries import boundaries_from_labels
-from rcm_daemon.core.estimator import monotone_estimate
+from rcm_daemon.core.estimator import NOTHING_SAID, Said, monotone_estimate, said_of
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from rcm_daemon.core.estimator import EstimatorParameters
     from rcm_daemon.core.ledger import Ledger
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, PartialStack
+
+MOST_FOLLOWED = 400
+"""Of a stack of more slices than this, what was said of its beginnings is not worked out again."""
+Known = tuple[int, Said]
+"""How many of a stack's shallowest slices something was said of, and what that was."""
+NOTHING_KNOWN: Known = (0, NOTHING_SAID)
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,17 @@ class Estimation:
     parameters: EstimatorParameters | None = None
     rule: MosaicRule = field(default_factory=MosaicRule)
 
-    def estimate(self, stack: PartialStack, given: Recurrence, share_seen: float = 0.0) -> StrataEstimate:
-        """Estimate n >= 1 slices; `share_seen` is their share of the planned stack, 0 = not known.
+    def estimate(
+        self,
+        stack: PartialStack,
+        given: Recurrence,
+        share_seen: float = 0.0,
+        before: Said = NOTHING_SAID,
+    ) -> StrataEstimate:
+        """Estimate n >= 1 slices.
+
+        `share_seen` is their share of the planned stack, 0 = not known; `before` is what was said of all but
+        the deepest.
 
         Of a dark slice all strata count as equally probable, so that its label follows from its neighbours:
         the network has been seen to call a black picture epidermis with a probability of 0.98.
@@ -81,6 +96,7 @@ class Estimation:
                 self.parameters,
                 share_seen,
                 self.rule,
+                before,
             )
         labels = paper_labels(probabilities)
         return StrataEstimate(
@@ -92,6 +108,65 @@ class Estimation:
         )
 
 
+def said_so_far(earlier: PartialStack, said: StrataEstimate | None, now: PartialStack) -> Known:
+    """Return what an earlier estimate says of a stack's beginning; of others it says nothing."""
+    n = len(earlier)
+    if said is None or n >= len(now) or any(a is not b for a, b in zip(earlier.slices, now.slices)):  # noqa: B905
+        return NOTHING_KNOWN
+    return n, said.said
+
+
+def said_before(
+    stack: PartialStack, recurrent: Recurrent, estimation: Estimation, known: Known = NOTHING_KNOWN
+) -> Said:
+    """Follow what is said of a stack to all of it but its deepest slice, see `follow`; nothing of long ones.
+
+    Raises
+    ------
+    InferenceError
+        As the network and the estimator do.
+    """
+    if estimation.parameters is None or known[0] >= len(stack) - 1 or len(stack) > MOST_FOLLOWED:
+        return known[1]
+    return follow(stack.embeddings, stack.z_um, stack.weight, recurrent, estimation.parameters, known)
+
+
+def follow(
+    embeddings: NDArray[np.float32],
+    z_um: NDArray[np.float64],
+    weight: NDArray[np.float32],
+    recurrent: Recurrent,
+    parameters: EstimatorParameters,
+    known: Known = NOTHING_KNOWN,
+) -> Said:
+    """Follow what is said of a stack, slice by slice in depth order, to all of it but its deepest slice.
+
+    So a depth that is held follows from the slices alone: not from the order in which they came, nor from how
+    many came between two estimates.
+
+    Parameters
+    ----------
+    embeddings, z_um, weight
+        [n, embedding_size], [n], [n] of the whole stack, shallowest first.
+    recurrent, parameters
+        The network, and its estimator.
+    known
+        What was said of its beginning.
+
+    Raises
+    ------
+    InferenceError
+        As both do.
+    """
+    n_known, said = known
+    for n in range(n_known + 1, len(embeddings)):
+        given = recurrent(embeddings[:n], z_um[:n].astype(np.float32), weight[:n])
+        if given.evidence is None:
+            return said
+        said = said_of(z_um[:n], weight[:n], given.evidence, parameters, said)
+    return said
+
+
 def take_in(
     ledger: Ledger,
     stack: Acquisition,
@@ -101,8 +176,9 @@ def take_in(
 ) -> None:
     """Add embedded slices to their stack and estimate it anew; if that cannot be, they are refused."""
     partial = stack.partial.with_slices(*new)
+    known = said_so_far(stack.partial, stack.estimate, partial)
     try:
-        estimate = estimate_strata(partial, recurrent, estimation, stack.share_seen(len(partial)))
+        estimate = estimate_strata(partial, recurrent, estimation, stack.share_seen(len(partial)), known)
     except InferenceError as error:
         for one in new:
             ledger.unusable(stack, one.index, Rule.NOT_LABELLED, str(error))
@@ -111,8 +187,16 @@ def take_in(
 
 
 def estimate_strata(
-    stack: PartialStack, recurrent: Recurrent, estimation: Estimation, share_seen: float = 0.0
+    stack: PartialStack,
+    recurrent: Recurrent,
+    estimation: Estimation,
+    share_seen: float = 0.0,
+    known: Known = NOTHING_KNOWN,
 ) -> StrataEstimate:
-    """Rerun the recurrent network over the n >= 1 slices so far and read strata and boundaries off it."""
+    """Rerun the recurrent network over the n >= 1 slices so far and read strata and boundaries off it.
+
+    What was said before of some of them is `known`; what was not, is worked out.
+    """
+    before = said_before(stack, recurrent, estimation, known)
     given = recurrent(stack.embeddings, stack.z_um.astype(np.float32), stack.weight)
-    return estimation.estimate(stack, given, share_seen)
+    return estimation.estimate(stack, given, share_seen, before)

@@ -222,3 +222,9 @@ class StrataEstimate:
     boundaries: tuple[Boundary, Boundary]
     mosaic: tuple[MosaicDepth, ...] = ()
     advice: Advice = Advice()
+
+    @property
+    def said(self) -> tuple[float | None, float | None]:
+        """Depths in um at which the boundaries are said to lie, none where they are not found."""
+        first, second = (place.um if place.found else None for place in self.boundaries)
+        return first, second

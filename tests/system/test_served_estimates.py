@@ -13,8 +13,9 @@ from sender import Sender
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.estimator import NOTHING_SAID
 from rcm_daemon.core.mosaic import MosaicRule
-from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.pipeline import Estimation, estimate_strata
 from rcm_daemon.core.quality import DARK, OUT_OF_DOMAIN, WEIGHTS
 from rcm_daemon.core.records import BOUNDARIES, STRATA, StrataEstimate
 from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
@@ -93,7 +94,7 @@ def test_every_message_says_what_networks_and_estimator_give(
     estimation = Estimation(parameters, MosaicRule(above_um=ABOVE_UM))
     mosaic = json.dumps({"above_um": ABOVE_UM})
     daemon = Daemon(tmp_path, default_bundle_path(), "--estimator", estimator, RCM_MOSAIC=mosaic)
-    seen = []
+    seen, before = [], NOTHING_SAID
     try:
         results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
         controller.send_multipart(sender.start("s", n_planned, pictures[0].shape, z_step_um=STEP_UM))
@@ -102,7 +103,9 @@ def test_every_message_says_what_networks_and_estimator_give(
             message = results.until(n_slices=n)
             partial = PartialStack(slices[:n])
             given = networks.recur(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
-            agrees(message, said_of(estimation.estimate(partial, given, n / n_planned), message["revision"]))
+            estimate = estimation.estimate(partial, given, n / n_planned, before)
+            before = estimate.said
+            agrees(message, said_of(estimate, message["revision"]))
             seen.append(message)
         controller.send_multipart(sender.end("s", n_planned))
         final = results.until(state="complete")
@@ -120,3 +123,45 @@ def test_every_message_says_what_networks_and_estimator_give(
         assert final["epidermis_dej_low_um"] < final["epidermis_dej_um"] < final["epidermis_dej_high_um"]
     else:
         assert {message["advice"] for message in seen} == {"none"}
+
+
+def test_what_is_said_follows_from_the_slices_whatever_their_order_and_pace(
+    tmp_path: Path, pictures: list[np.ndarray], embedded: tuple[Networks, tuple[EmbeddedSlice, ...]]
+) -> None:
+    networks, slices = embedded
+    estimation, n_planned = Estimation(networks.estimator_parameters), len(slices)
+    by_depth = list(range(n_planned))
+    orders = {"upwards": by_depth[::-1], "mixed": np.random.default_rng(3).permutation(n_planned).tolist()}
+
+    def of_these(arrived: list[int]) -> StrataEstimate:
+        partial = PartialStack().with_slices(*(slices[index] for index in arrived))
+        return estimate_strata(partial, networks.recur, estimation, len(arrived) / n_planned)
+
+    whole = of_these(by_depth)
+    partial = PartialStack(slices)
+    given = networks.recur(partial.embeddings, partial.z_um.astype(np.float32), partial.weight)
+    assert (
+        whole.said != estimation.estimate(partial, given, 1.0).said
+    )  # a depth is held: it tells orders apart
+    daemon = Daemon(tmp_path, default_bundle_path())
+    try:
+        results, controller, sender = daemon.subscribe(), daemon.controller(), Sender()
+
+        def send(stack_id: str, index: int) -> None:
+            image = pictures[index]
+            controller.send_multipart(sender.slice(stack_id, index, image, z_um=STEP_UM * index))
+
+        for stack_id, order in orders.items():
+            controller.send_multipart(sender.start(stack_id, n_planned, pictures[0].shape))
+            for n, index in enumerate(order, start=1):
+                send(stack_id, index)
+                message = results.until(stack_id=stack_id, n_slices=n)
+                agrees(message, said_of(of_these(order[:n]), message["revision"]))
+        controller.send_multipart(sender.start("burst", n_planned, pictures[0].shape))
+        for index in by_depth:
+            send("burst", index)
+        message = results.until(stack_id="burst", n_slices=n_planned)
+        agrees(message, said_of(whole, message["revision"]))
+    finally:
+        code = daemon.stop()
+    assert code == 0

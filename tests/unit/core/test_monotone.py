@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcm_daemon.core.advice import FARTHEST_UM
-from rcm_daemon.core.estimator import EstimatorParameters, Levels, monotone_estimate
+from rcm_daemon.core.estimator import NOTHING_SAID, EstimatorParameters, Levels, monotone_estimate
 from rcm_daemon.core.mosaic import MOSAICS, MosaicRule
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.quality import weight_of
@@ -37,13 +37,13 @@ def parameters(**changes) -> EstimatorParameters:
     return EstimatorParameters(**(fields | changes))
 
 
-def estimate(z_um, evidence, weight=None, **changes):
+def estimate(z_um, evidence, weight=None, before=NOTHING_SAID, **changes):
     n = len(z_um)
     weight = np.ones(n, np.float32) if weight is None else weight
     uniform = np.full((n, 3), 1 / 3, np.float32)
-    return monotone_estimate(
-        np.asarray(z_um, np.float64), weight, uniform, np.asarray(evidence, np.float32), parameters(**changes)
-    )
+    evidence = np.asarray(evidence, np.float32)
+    z_um = np.asarray(z_um, np.float64)
+    return monotone_estimate(z_um, weight, uniform, evidence, parameters(**changes), before=before)
 
 
 def clear_stack(last_um: float, step_um: float = 3.0):

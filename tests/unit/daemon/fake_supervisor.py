@@ -50,6 +50,8 @@ class FakeSupervisor:
         self.is_ready = True
         self.embedded_indices = []
         self.stacks = []
+        self.asked = []
+        self.said = None
         self.unlabelled_index = None
         self._request = None
         self._events = []
@@ -67,12 +69,14 @@ class FakeSupervisor:
     def request(self, fields, now_s):
         assert self.is_free
         self._request, self.in_hand = fields, True
+        self.asked.append(fields)
         if fields["kind"] == "embed":
             self.embedded_indices.append(fields["header"]["index"])
 
     def follow_up(self, fields):
         assert self._request["stack_follows"] and self.in_hand
         assert fields["n"] == len(self.stacks[-1])
+        self.asked[-1] = self.asked[-1] | fields
 
     def advance(self, now_s):
         events, self._events = self._events, []
@@ -82,6 +86,8 @@ class FakeSupervisor:
         """Answer the request in hand well; returns its kind, `both` for embedding and labelling in one."""
         kind = self._request["kind"]
         times = {"started_ns": 2, "finished_ns": 3}
+        if "known" in self.asked[-1] and self.said is not None:
+            times["said"] = self.said
         labels = kind == "label" or self._request["stack_follows"]
         error, rows = "", b""
         if labels and self.unlabelled_index in [s.index for s in self.stacks[-1].slices]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_supervisor import EPOCH_S, FakeSupervisor, job, stack_named
 
+from rcm_daemon.core.records import Boundary, StrataEstimate
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.inference import COALESCE_S, Desk, Embedded, Labelled, NotOpened, Unusable
 
@@ -21,11 +22,19 @@ def desk(supervisor):
 
 
 def take_over(outcomes):
-    """Do what the service does with labels."""
+    """Do what the service does with labels; epidermis-DEJ is said to lie half-way down."""
     for outcome in outcomes:
         if isinstance(outcome, Labelled):
             outcome.stack.partial = outcome.partial
+            outcome.stack.estimate = estimate_of(outcome.partial)
     return outcomes
+
+
+def estimate_of(partial):
+    n = len(partial)
+    first = Boundary("inside", um=float(partial.z_um[-1]) / 2)
+    none = np.zeros((n, 3), np.float32)
+    return StrataEstimate(np.zeros(n, int), none, none, np.zeros(n, bool), (first, Boundary()))
 
 
 def advance(desk, now_s=EPOCH_S):
@@ -255,3 +264,43 @@ def test_labels_rest_on_exactly_what_was_sent(desk, supervisor):
     assert [s.index for s in supervisor.stacks[-1].slices] == [0, 1, 2]
     assert np.array_equal(supervisor.stacks[-1].embeddings[:, 0], [0.0, 0.0, 2.0])  # 1 the worker fills in
     assert np.array_equal(stack.partial.embeddings[:, 0], [0.0, 1.0, 2.0])
+
+
+def labelled(desk, supervisor):
+    """Answer until nothing is left to do; returns what was labelled, in order."""
+    found = [o for o in advance(desk) if isinstance(o, Labelled)]
+    while supervisor.in_hand:
+        supervisor.answer()
+        found += [o for o in advance(desk) if isinstance(o, Labelled)]
+    return found
+
+
+def test_what_was_said_is_remembered_as_long_as_slices_come_one_below_the_other(desk, supervisor):
+    stack = stack_named("a")
+    supervisor.said = [99.0, 99.0]
+    found = []
+    for index in range(4):
+        desk.embed(job(stack, index))
+        found += labelled(desk, supervisor)
+    assert not any("known" in fields for fields in supervisor.asked)
+    assert [one.before for one in found] == [(None, None), (0.0, None), (1.5, None), (3.0, None)]
+
+
+def test_what_is_not_known_to_be_said_the_worker_follows(desk, supervisor):
+    stack = stack_named("a")
+    supervisor.said = [7.25, None]
+    for index in (0, 3):
+        desk.embed(job(stack, index))
+        labelled(desk, supervisor)
+    desk.embed(job(stack, 2))  # above the deepest: nothing is known of what lies below it
+    (between,) = labelled(desk, supervisor)
+    assert supervisor.asked[-1]["known"] == (0, (None, None))
+    assert supervisor.asked[-1]["z_um"] == [0.0, 6.0, 9.0]
+    assert between.before == (7.25, None)
+    for index in (4, 5, 6):  # three at once: all but the last two are known
+        desk.embed(job(stack, index))
+    last = labelled(desk, supervisor)[-1]
+    assert supervisor.asked[-1]["kind"] == "label"
+    assert supervisor.asked[-1]["known"] == (3, (4.5, None))
+    assert supervisor.asked[-1]["z_um"] == [0.0, 6.0, 9.0, 12.0, 15.0, 18.0]
+    assert last.before == (7.25, None)

@@ -1,0 +1,174 @@
+"""A depth once said is held, and follows from the slices alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from desk import Desk
+from hypothesis import given
+from hypothesis import strategies as st
+from sender import Sender
+from test_monotone import estimate, parameters
+
+from rcm_daemon.core import pipeline
+from rcm_daemon.core.estimator import HELD, NOTHING_SAID, said_of
+from rcm_daemon.core.pipeline import (
+    Estimation,
+    Recurrence,
+    estimate_strata,
+    said_before,
+    said_so_far,
+    take_in,
+)
+from rcm_daemon.core.posterior import boundary_posterior
+from rcm_daemon.core.records import BOUNDARIES
+from rcm_daemon.core.stack import EmbeddedSlice, PartialStack
+
+N_STRATA = 3
+ESTIMATION = Estimation(parameters(found_probability=(0.65, 0.4), thinnest_um=5.0))
+
+
+def recurrent(embeddings, z_um, weight):
+    """Evidence of a slice that changes with every slice below it, as a bidirectional network's does."""
+    below = np.cumsum(embeddings[::-1], axis=0)[::-1] - embeddings
+    evidence = (embeddings + 0.4 * np.tanh(below)) * weight[:, None]
+    probabilities = np.full(evidence.shape, 1 / N_STRATA, np.float32)
+    return Recurrence(probabilities, evidence.astype(np.float32))
+
+
+def slices_of(seed: int, n: int) -> list[EmbeddedSlice]:
+    """A stack of which the boundaries are seen dimly."""
+    rng = np.random.default_rng(seed)
+    z_um = np.cumsum(rng.uniform(1.0, 6.0, n))
+    first = rng.uniform(0, z_um[-1])
+    strata = (z_um > first).astype(int) + (z_um > first + rng.uniform(10, 60))
+    rows = 0.15 * np.eye(N_STRATA)[strata] + rng.normal(0, 0.15, (n, N_STRATA))
+    return [EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(zip(z_um, rows.astype(np.float32)))]  # noqa: B905
+
+
+def one_below_the_other(slices):
+    """What is said after each slice, each time with what was said before."""
+    partial, said, found = PartialStack(), None, []
+    for one in slices:
+        earlier, partial = partial, partial.with_slices(one)
+        known = said_so_far(earlier, said, partial)
+        said = estimate_strata(partial, recurrent, ESTIMATION, known=known)
+        found.append(said)
+    return found
+
+
+def points_of(slices):
+    """Depths between which a depth is held, and the median, of both boundaries."""
+    partial = PartialStack(tuple(slices))
+    evidence = recurrent(partial.embeddings, None, partial.weight).evidence.astype(float)
+    posterior = boundary_posterior(
+        partial.z_um, evidence, partial.weight.astype(float), ESTIMATION.parameters.prior
+    )
+    return [posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])) for k in range(len(BOUNDARIES))]
+
+
+def test_a_depth_stays_within_the_middle_fifth_and_else_moves_as_little_as_may_be() -> None:
+    z_um = np.arange(0.0, 150.0, 3.0)
+    evidence = 0.05 * np.eye(3)[(z_um > 60).astype(int) + (z_um > 105)]
+    prior = parameters().prior
+    posterior = boundary_posterior(z_um, np.float32(evidence).astype(float), np.ones(len(z_um)), prior)
+    for k in range(len(BOUNDARIES)):
+        low, median, high = posterior.quantile(k, np.array([0.4, 0.5, 0.6]))
+        assert low + 0.5 < median < high - 0.5
+
+        def said(before_um, k=k):
+            before = (before_um, None) if k == 0 else (None, before_um)
+            return estimate(z_um, evidence, before=before).boundaries[k].um
+
+        assert said(None) == median
+        for within in (low + 0.1, median - 0.3, high - 0.1):
+            assert said(within) == within
+        assert said(low - 20.0) == low
+        assert said(high + 20.0) == high
+
+
+@given(st.integers(0, 5_000), st.integers(2, 30))
+def test_what_is_said_is_held_between_slices_and_never_impossible(seed, n) -> None:
+    slices = slices_of(seed, n)
+    before = NOTHING_SAID
+    for n_seen, said in enumerate(one_below_the_other(slices), start=1):
+        assert np.all(np.isin(np.diff(said.labels), (0, 1)) | (np.diff(said.labels) == 2))
+        points = points_of(slices[:n_seen])
+        for k, (boundary, earlier_um) in enumerate(zip(said.boundaries, before, strict=True)):
+            if not boundary.found:
+                continue
+            low, median, high = points[k]
+            wanted = median if earlier_um is None else np.clip(earlier_um, low, high)
+            assert boundary.um <= wanted + 1e-9  # less deep only where the stack or the other boundary ends
+            if k == 1 and wanted <= slices[n_seen - 1].z_um:
+                assert boundary.um == pytest.approx(wanted)
+            assert boundary.low_um <= boundary.um <= boundary.high_um
+        before = said.said
+
+
+@given(st.integers(0, 5_000), st.integers(2, 24), st.data())
+def test_order_and_number_of_slices_at_once_change_nothing(seed, n, data) -> None:
+    slices = slices_of(seed, n)
+    expected = one_below_the_other(slices)
+    order = data.draw(st.permutations(range(n)))
+    arrived, said, partial = 0, None, PartialStack()
+    while arrived < n:
+        many = data.draw(st.integers(1, n - arrived))
+        earlier, partial = partial, partial.with_slices(*(slices[i] for i in order[arrived : arrived + many]))
+        arrived += many
+        known = said_so_far(earlier, said, partial)
+        said = estimate_strata(partial, recurrent, ESTIMATION, known=known)
+        alone = one_below_the_other(partial.slices)[-1]
+        assert said.boundaries == alone.boundaries
+        assert said.labels.tolist() == alone.labels.tolist()
+    assert said.boundaries == expected[-1].boundaries
+
+
+def test_taking_slices_in_holds_as_well_at_once_as_one_by_one() -> None:
+    differs = 0
+    for seed in range(12):
+        slices = slices_of(seed, 24)
+        finals = []
+        for at_once in (1, 5, 24):
+            desk = Desk()
+            stack = desk.send(Sender().start("a", 24, (4, 4))).changed[-1]
+            for begin in range(0, 24, at_once):
+                take_in(desk.ledger, stack, slices[begin : begin + at_once], recurrent, ESTIMATION)
+            finals.append(stack.estimate)
+        assert finals[0].boundaries == finals[1].boundaries == finals[2].boundaries
+        partial = PartialStack(tuple(slices))
+        given_ = recurrent(partial.embeddings, None, partial.weight)
+        differs += finals[0].said != ESTIMATION.estimate(partial, given_).said
+    assert differs >= 3  # else there would be nothing to hold
+
+
+def test_what_is_known_is_of_the_same_beginning() -> None:
+    slices = slices_of(1, 6)
+    said = one_below_the_other(slices[:4])[-1]
+    earlier = PartialStack(tuple(slices[:4]))
+    assert said_so_far(earlier, said, PartialStack(tuple(slices))) == (4, said.said)
+    assert said_so_far(earlier, None, PartialStack(tuple(slices))) == (0, NOTHING_SAID)
+    assert said_so_far(earlier, said, earlier) == (0, NOTHING_SAID)
+    above = EmbeddedSlice(9, slices[1].z_um + 0.5, slices[1].embedding)
+    assert said_so_far(earlier, said, earlier.with_slices(above)) == (0, NOTHING_SAID)
+    assert said_so_far(earlier, said, PartialStack(tuple(slices[1:]))) == (0, NOTHING_SAID)
+
+
+def test_long_stacks_are_not_followed_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = PartialStack(tuple(slices_of(2, 12)))
+    monkeypatch.setattr(pipeline, "MOST_FOLLOWED", 11)
+    runs = []
+
+    def counted(*given_):
+        runs.append(len(given_[0]))
+        return recurrent(*given_)
+
+    assert said_before(slices, counted, ESTIMATION, (5, (7.0, None))) == (7.0, None)
+    assert runs == []
+    monkeypatch.setattr(pipeline, "MOST_FOLLOWED", 12)
+    said = said_before(slices, counted, ESTIMATION, (5, (7.0, None)))
+    assert runs == [6, 7, 8, 9, 10, 11]
+    beginning = recurrent(slices.embeddings[:6], None, slices.weight[:6]).evidence
+    first = said_of(slices.z_um[:6], slices.weight[:6], beginning, ESTIMATION.parameters, (7.0, None))
+    assert said == said_before(slices, recurrent, ESTIMATION, (6, first))
+    assert said_before(slices, counted, Estimation()) == NOTHING_SAID  # the paper's reading holds nothing
