@@ -125,7 +125,7 @@ def test_every_message_says_what_networks_and_estimator_give(
         assert {message["advice"] for message in seen} == {"none"}
 
 
-def test_what_is_said_follows_from_the_slices_whatever_their_order_and_pace(
+def test_what_is_said_follows_from_the_slices_whatever_their_order_and_pace_and_restarts(
     tmp_path: Path, pictures: list[np.ndarray], embedded: tuple[Networks, tuple[EmbeddedSlice, ...]]
 ) -> None:
     networks, slices = embedded
@@ -161,6 +161,16 @@ def test_what_is_said_follows_from_the_slices_whatever_their_order_and_pace(
         for index in by_depth:
             send("burst", index)
         message = results.until(stack_id="burst", n_slices=n_planned)
+        agrees(message, said_of(whole, message["revision"]))
+        controller.send_multipart(sender.start("restart", n_planned, pictures[0].shape))
+        for index in by_depth[:-1]:
+            send("restart", index)
+            results.until(stack_id="restart", n_slices=index + 1)
+        assert daemon.stop() == 0
+        daemon = Daemon(tmp_path, default_bundle_path())
+        results, controller = daemon.subscribe(), daemon.controller()
+        send("restart", by_depth[-1])
+        message = results.until(stack_id="restart", n_slices=n_planned)
         agrees(message, said_of(whole, message["revision"]))
     finally:
         code = daemon.stop()
