@@ -20,7 +20,7 @@ import numpy as np
 from rcm_daemon.bundle.supervisor import COMMAND, Answer, Died, Ready, Supervisor
 from rcm_daemon.core.estimator import NOTHING_SAID
 from rcm_daemon.core.message import Latency
-from rcm_daemon.core.pipeline import MOST_FOLLOWED, Recurrence, said_so_far
+from rcm_daemon.core.pipeline import Recurrence, is_to_follow, said_so_far
 from rcm_daemon.core.rejection import Rule
 from rcm_daemon.core.stack import EmbeddedSlice
 
@@ -327,10 +327,9 @@ def _what_was_said(stack: Acquisition, partial: PartialStack) -> tuple[Said, dic
 
     Nothing where it is known: where slices come one below the other, and each is labelled.
     """
-    n_known, said = known = said_so_far(stack.partial, stack.estimate, partial)
-    if n_known >= len(partial) - 1 or len(partial) > MOST_FOLLOWED:
-        return said, {}
-    return said, {"known": known, "z_um": partial.z_um.tolist()}
+    known = said_so_far(stack.partial, stack.estimate, partial)
+    follows = is_to_follow(known, len(partial))
+    return known[1], {"known": known, "z_um": partial.z_um.tolist()} if follows else {}
 
 
 def _said_in(fields: dict[str, Any], before: Said) -> Said:

@@ -106,13 +106,14 @@ def answer(networks: Networks, memory: SharedView, request: bytes, more: Callabl
             reply |= {"n_bytes": len(payload), "error": ""}
             if follows is not None:
                 try:
-                    payload += _label_with(networks, memory, new, fields | follows, reply)
+                    labels, said = _label_with(networks, memory, new, fields | follows)
+                    payload, reply = payload + labels, reply | said
                 except InferenceError as error:  # the embedding is good all the same
                     reply["error"] = str(error)
         else:
             stack = memory.read_stack(fields["n"], networks.manifest.embedding_size)
-            reply = {"kind": "labelled"}
-            payload = _label(networks, *stack, fields, reply)
+            payload, said = _label(networks, *stack, fields)
+            reply = {"kind": "labelled"} | said
     except InferenceError as error:
         if isinstance(error, DeviceError) and networks.provider in ON_GPU:
             raise
@@ -126,15 +127,15 @@ def answer(networks: Networks, memory: SharedView, request: bytes, more: Callabl
 
 
 def _label_with(
-    networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any], reply: dict[str, Any]
-) -> bytes:
+    networks: Networks, memory: SharedView, new: EmbeddedSlice, fields: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
     """Label the stack of a slice just embedded, whose row there is still empty."""
     rows = memory.read_stack(fields["n"], networks.manifest.embedding_size, fields["n_bytes"])
     embeddings, z_um, weight = rows[0].copy(), rows[1], rows[2].copy()
     embeddings[fields["place"]], weight[fields["place"]] = new.embedding, new.weight
     # Only now is it known whether it repeats the slice above, or the one below repeats it.
     weight = weights_in_stack(weight, repeats(embeddings))
-    return _label(networks, embeddings, z_um, weight, fields, reply)
+    return _label(networks, embeddings, z_um, weight, fields)
 
 
 def _label(
@@ -143,18 +144,16 @@ def _label(
     z_um: NDArray[np.float32],
     weight: NDArray[np.float32],
     fields: dict[str, Any],
-    reply: dict[str, Any],
-) -> bytes:
-    """Label a stack; where the daemon does not know it, the reply also has what is said of its beginning."""
-    parameters = networks.estimator_parameters
+) -> tuple[bytes, dict[str, Any]]:
+    """Label a stack; also return what is said of all but its deepest slice, where it is asked for."""
+    parameters, said = networks.estimator_parameters, {}
     if "known" in fields and parameters is not None:
-        known = fields["known"]
         # Depths as the daemon has them: those in memory are rounded for the network.
         exact_um = np.array(fields["z_um"], np.float64)
-        reply["said"] = follow(embeddings, exact_um, weight, networks.recur, parameters, known)
+        said["said"] = follow(embeddings, exact_um, weight, networks.recur, parameters, fields["known"])
     given = networks.recur(embeddings, z_um, weight)
     evidence = b"" if given.evidence is None else given.evidence.tobytes()
-    return given.probabilities.tobytes() + evidence
+    return given.probabilities.tobytes() + evidence, said
 
 
 def rehearse(networks: Networks, memory: SharedView, request: bytes, more: Callable[[], bytes]) -> None:

@@ -111,9 +111,15 @@ class Estimation:
 def said_so_far(earlier: PartialStack, said: StrataEstimate | None, now: PartialStack) -> Known:
     """Return what an earlier estimate says of a stack's beginning; of others it says nothing."""
     n = len(earlier)
-    if said is None or n >= len(now) or any(a is not b for a, b in zip(earlier.slices, now.slices)):  # noqa: B905
+    if said is None or n >= len(now):
         return NOTHING_KNOWN
-    return n, said.said
+    goes_on = all(a is b for a, b in zip(earlier.slices, now.slices[:n], strict=True))
+    return (n, said.said) if goes_on else NOTHING_KNOWN
+
+
+def is_to_follow(known: Known, n_slices: int) -> bool:
+    """Whether what is said of all but the deepest of a stack's slices is to be worked out."""
+    return known[0] < n_slices - 1 and n_slices <= MOST_FOLLOWED
 
 
 def said_before(
@@ -126,7 +132,7 @@ def said_before(
     InferenceError
         As the network and the estimator do.
     """
-    if estimation.parameters is None or known[0] >= len(stack) - 1 or len(stack) > MOST_FOLLOWED:
+    if estimation.parameters is None or not is_to_follow(known, len(stack)):
         return known[1]
     return follow(stack.embeddings, stack.z_um, stack.weight, recurrent, estimation.parameters, known)
 

@@ -43,7 +43,8 @@ def slices_of(seed: int, n: int) -> list[EmbeddedSlice]:
     first = rng.uniform(0, z_um[-1])
     strata = (z_um > first).astype(int) + (z_um > first + rng.uniform(10, 60))
     rows = 0.15 * np.eye(N_STRATA)[strata] + rng.normal(0, 0.15, (n, N_STRATA))
-    return [EmbeddedSlice(i, float(z), row) for i, (z, row) in enumerate(zip(z_um, rows.astype(np.float32)))]  # noqa: B905
+    depths = zip(z_um.tolist(), rows.astype(np.float32), strict=True)
+    return [EmbeddedSlice(index, um, row) for index, (um, row) in enumerate(depths)]
 
 
 def one_below_the_other(slices):
