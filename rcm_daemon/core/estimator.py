@@ -13,6 +13,7 @@ thinner than the prior's thinnest is ever skipped.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -170,9 +171,10 @@ def monotone_estimate(
         If the evidence leaves nothing possible.
     """
     posterior = _posterior(z_um, weight, evidence, parameters)
+    reading = Reading.of(posterior, parameters)
     first, second = (
         _boundary(posterior, k, status, um, parameters, share_seen)
-        for k, (status, um) in enumerate(_depths(posterior, parameters, before))
+        for k, (status, um) in enumerate(reading.depths(parameters.thinnest_um, before))
     )
     strata = posterior.strata
     labels = _below(z_um, first) + _below(z_um, second)
@@ -194,23 +196,76 @@ def monotone_estimate(
     )
 
 
-def said_of(
+@dataclass(frozen=True)
+class Reading:
+    """What of a stack's posterior it takes to say where its boundaries lie.
+
+    Attributes
+    ----------
+    z_um
+        [n] depths of its slices.
+    deepest_um
+        Depth of the deepest slice that says anything.
+    statuses
+        Of both boundaries.
+    points_um
+        Of both, where a depth is held at least, the median, and where it is held at most, see `HELD`.
+    """
+
+    z_um: NDArray[np.float64]
+    deepest_um: float
+    statuses: tuple[Status, Status]
+    points_um: tuple[list[float], list[float]]
+
+    @classmethod
+    def of(cls, posterior: BoundaryPosterior, parameters: EstimatorParameters) -> Reading:
+        """Read a posterior."""
+        z_um = posterior.depths_um[: posterior.n_slices]
+        first, second = (posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])).tolist() for k in (0, 1))
+        statuses = statuses_of(posterior, parameters.found_probability)
+        return cls(z_um, float(z_um[posterior.deepest]), statuses, (first, second))
+
+    def depths(self, thinnest_um: float, before: Said) -> tuple[tuple[Status, float], tuple[Status, float]]:
+        """Where each boundary lies, and at which depth in um where that is inside the stack.
+
+        One found before stays there as long as that is about as probable. A found one lies at the deepest
+        slice that says anything or above it, whatever its distribution; where that is the first slice, it
+        lies above the stack.
+        """
+        second = self._depth(1, before[1])
+        return self._depth(0, before[0], _lowest_um(self.z_um, second, thinnest_um)), second
+
+    def said(self, thinnest_um: float, before: Said) -> Said:
+        """Return the depths of those that are found."""
+        first, second = (
+            um if status == "inside" else None for status, um in self.depths(thinnest_um, before)
+        )
+        return first, second
+
+    def _depth(self, k: int, before_um: float | None, lowest_um: float = math.inf) -> tuple[Status, float]:
+        if self.statuses[k] != "inside":
+            return self.statuses[k], 0.0
+        low_um, um, high_um = self.points_um[k]
+        if before_um is not None:
+            um = min(max(before_um, low_um), high_um)
+        um = min(um, self.deepest_um, lowest_um)
+        return ("inside", um) if um > self.z_um[0] else ("above_start", 0.0)
+
+
+def reading_of(
     z_um: NDArray[np.float64],
     weight: NDArray[np.float32],
     evidence: NDArray[np.float32],
     parameters: EstimatorParameters,
-    before: Said = NOTHING_SAID,
-) -> Said:
-    """Return where `monotone_estimate` would say that the boundaries lie, and nothing else of it.
+) -> Reading:
+    """Read what `monotone_estimate` would say the boundaries' depths are, and nothing else of it.
 
     Raises
     ------
     InferenceError
         As it does.
     """
-    depths = _depths(_posterior(z_um, weight, evidence, parameters), parameters, before)
-    first, second = (um if status == "inside" else None for status, um in depths)
-    return first, second
+    return Reading.of(_posterior(z_um, weight, evidence, parameters), parameters)
 
 
 def _posterior(
@@ -228,34 +283,7 @@ def _posterior(
     return posterior
 
 
-def _depths(
-    posterior: BoundaryPosterior, parameters: EstimatorParameters, before: Said
-) -> tuple[tuple[Status, float], tuple[Status, float]]:
-    """Where each boundary lies, and at which depth in um where that is inside the stack."""
-    statuses = statuses_of(posterior, parameters.found_probability)
-    second = _depth(posterior, 1, statuses[1], before[1])
-    lowest_um = _lowest_um(posterior, second, parameters.thinnest_um)
-    return _depth(posterior, 0, statuses[0], before[0], lowest_um), second
-
-
-def _depth(
-    posterior: BoundaryPosterior, k: int, status: Status, before_um: float | None, lowest_um: float = math.inf
-) -> tuple[Status, float]:
-    """Say where a boundary lies: one found before stays there as long as that is about as probable.
-
-    A found one lies at the deepest slice that says anything or above it, and not below `lowest_um`, whatever
-    its distribution; where that is the first slice, it lies above the stack.
-    """
-    if status != "inside":
-        return status, 0.0
-    low_um, um, high_um = posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])).tolist()
-    if before_um is not None:
-        um = min(max(before_um, low_um), high_um)
-    um = min(um, float(posterior.depths_um[posterior.deepest]), lowest_um)
-    return ("inside", um) if um > posterior.depths_um[0] else ("above_start", 0.0)
-
-
-def _lowest_um(posterior: BoundaryPosterior, second: tuple[Status, float], thinnest_um: float) -> float:
+def _lowest_um(z_um: NDArray[np.float64], second: tuple[Status, float], thinnest_um: float) -> float:
     """How deep epidermis-DEJ may lie where DEJ-dermis was found: no junction is thinner than the thinnest.
 
     In a gap between slices in which no two boundaries have room it lies above the gap, so that labels never
@@ -265,7 +293,6 @@ def _lowest_um(posterior: BoundaryPosterior, second: tuple[Status, float], thinn
     if status != "inside":
         return math.inf
     lowest_um = second_um - thinnest_um
-    z_um = posterior.depths_um[: posterior.n_slices]
     below = int(np.searchsorted(z_um, second_um))
     if 0 < below < len(z_um) and z_um[below] - z_um[below - 1] <= 2 * thinnest_um:
         lowest_um = min(lowest_um, float(z_um[below - 1]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rcm_daemon.core.boundaries import boundaries_from_labels
-from rcm_daemon.core.estimator import NOTHING_SAID, Said, monotone_estimate, said_of
+from rcm_daemon.core.estimator import NOTHING_SAID, Said, monotone_estimate, reading_of
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rcm_daemon.core.estimator import EstimatorParameters
+    from rcm_daemon.core.estimator import EstimatorParameters, Reading
     from rcm_daemon.core.ledger import Ledger
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, PartialStack
 
@@ -165,11 +165,19 @@ def follow(
         As both do.
     """
     n_known, said = known
-    for n in range(n_known + 1, len(embeddings)):
+    readings: list[Reading] = []
+    # Upwards as far as anything was found: what is found later rests on nothing that was said before.
+    for n in range(len(embeddings) - 1, n_known, -1):
         given = recurrent(embeddings[:n], z_um[:n].astype(np.float32), weight[:n])
         if given.evidence is None:
             return said
-        said = said_of(z_um[:n], weight[:n], given.evidence, parameters, said)
+        reading = reading_of(z_um[:n], weight[:n], given.evidence, parameters)
+        if "inside" not in reading.statuses:
+            said = NOTHING_SAID
+            break
+        readings.append(reading)
+    for reading in reversed(readings):
+        said = reading.said(parameters.thinnest_um, said)
     return said
 
 
