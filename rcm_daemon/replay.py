@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 INSTRUMENT = "replay"
 THUMBNAIL_PX = 200
 AHEAD = 8
-"""Slices a lane that are read while an earlier one is still to be labelled: so many are embedded meanwhile."""
+"""Slices a lane that are read while one is still to be labelled: so many are embedded meanwhile."""
 NO_PIXELS = memoryview(b"")
 """What the account is given of a slice that is embedded already: it needs no more than the header."""
 
