@@ -254,8 +254,8 @@ class Desk:
         if fields["kind"] == "failed":
             return self._refuse(job, Rule.NOT_LABELLED, fields["error"])
         self._settle(job, now_s)
-        before = _said_in(fields, job.before)
-        return [self._labelled(job.unlabelled.stack, job.partial, answer.payload, job.new, before)]
+        said = fields.get("said", job.before)
+        return [self._labelled(job.unlabelled.stack, job.partial, answer.payload, job.new, said)]
 
     def _on_embedded(self, job: SliceJob, answer: Answer, now_s: float) -> list[Outcome]:
         fields, stack, index = answer.fields, job.stack, job.slice.header.index
@@ -272,16 +272,16 @@ class Desk:
             outcomes.append(Unusable(stack, index, Rule.NOT_LABELLED, fields["error"]))
         else:
             partial = stack.partial.with_slices(embedded)
-            before = _said_in(fields, job.before)
-            outcomes.append(self._labelled(stack, partial, answer.payload[n_bytes:], [new], before))
+            said = fields.get("said", job.before)
+            outcomes.append(self._labelled(stack, partial, answer.payload[n_bytes:], [new], said))
         return outcomes
 
     def _labelled(
-        self, stack: Acquisition, partial: PartialStack, payload: bytes, new: list[NewSlice], before: Said
+        self, stack: Acquisition, partial: PartialStack, payload: bytes, new: list[NewSlice], said: Said
     ) -> Labelled:
         self._just_labelled.add(id(stack))
         probabilities, *evidence = np.frombuffer(payload, np.float32).reshape(-1, len(partial), 3)
-        return Labelled(stack, partial, Recurrence(probabilities, *evidence), tuple(new), before)
+        return Labelled(stack, partial, Recurrence(probabilities, *evidence), tuple(new), (said[0], said[1]))
 
     def _on_death(self, died: Died) -> list[Outcome]:
         job, self._in_hand = self._in_hand, None
@@ -323,18 +323,10 @@ class Desk:
 
 
 def _what_was_said(stack: Acquisition, partial: PartialStack) -> tuple[Said, dict[str, Any]]:
-    """Return what is known to be said of all slices but the deepest, and what a worker needs to follow it.
-
-    Nothing where it is known: where slices come one below the other, and each is labelled.
-    """
+    """Return what is known to be said of all slices but the deepest, and what is to be asked for the rest."""
     known = said_so_far(stack.partial, stack.estimate, partial)
     follows = is_to_follow(known, len(partial))
     return known[1], {"known": known, "z_um": partial.z_um.tolist()} if follows else {}
-
-
-def _said_in(fields: dict[str, Any], before: Said) -> Said:
-    first, second = fields.get("said", before)
-    return first, second
 
 
 def _embedded(job: SliceJob, fields: dict[str, Any], embedding: bytes) -> EmbeddedSlice:

@@ -298,12 +298,11 @@ class Service:
                 self._on_not_opened(desk, outcome.refused or outcome.reason)
 
     def _on_labelled(self, outcome: Labelled) -> None:
-        stack, partial = outcome.stack, outcome.partial
+        stack, partial, before = outcome.stack, outcome.partial, outcome.before
         self._dormant.woken(stack)
         estimation = self._bundles.estimation(stack.bundle_digest)
         try:
-            share_seen = stack.share_seen(len(partial))
-            estimate = estimation.estimate(partial, outcome.given, share_seen, outcome.before)
+            estimate = estimation.estimate(partial, outcome.given, stack.share_seen(len(partial)), before)
         except (InferenceError, ArithmeticError, ValueError) as error:
             for one in outcome.new:
                 self._refuse_slice(stack, one.embedded.index, Rule.NOT_LABELLED, str(error))

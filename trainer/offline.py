@@ -245,7 +245,7 @@ def _run(source: Source, left_out: LeftOut) -> StackRun:
     weight = left_out.weight(stack, stack.z_um[-1], seed)
     if weight == 0:
         return StackRun(stack, n_planned=n_planned, weight=0.0)
-    fields = _rendered(phantom, stack.pages) if phantom else fields_of_stack(stack)
+    fields = _rendered(phantom, stack.pages) if phantom is not None else fields_of_stack(stack)
     embeddings: dict[int, list[np.ndarray]] = {index: [] for index in _cnn_of}
     flags: list[list[tuple[str, ...]]] = [[] for _ in _networks]
     for number, trio in enumerate(_with_neighbours(fields)):

@@ -170,7 +170,7 @@ def monotone_estimate(
     InferenceError
         If the evidence leaves nothing possible.
     """
-    posterior = _posterior(z_um, weight, evidence, parameters)
+    posterior = posterior_of(z_um, weight, evidence, parameters)
     reading = Reading.of(posterior, parameters)
     first, second = (
         _boundary(posterior, k, status, um, parameters, share_seen)
@@ -252,28 +252,19 @@ class Reading:
         return ("inside", um) if um > self.z_um[0] else ("above_start", 0.0)
 
 
-def reading_of(
-    z_um: NDArray[np.float64],
-    weight: NDArray[np.float32],
-    evidence: NDArray[np.float32],
-    parameters: EstimatorParameters,
-) -> Reading:
-    """Read what `monotone_estimate` would say the boundaries' depths are, and nothing else of it.
-
-    Raises
-    ------
-    InferenceError
-        As it does.
-    """
-    return Reading.of(_posterior(z_um, weight, evidence, parameters), parameters)
-
-
-def _posterior(
+def posterior_of(
     z_um: NDArray[np.float64],
     weight: NDArray[np.float32],
     evidence: NDArray[np.float32],
     parameters: EstimatorParameters,
 ) -> BoundaryPosterior:
+    """Work out the posterior that `monotone_estimate` reads, of the same slices.
+
+    Raises
+    ------
+    InferenceError
+        If the evidence leaves nothing possible.
+    """
     scaled = evidence.astype(np.float64) * parameters.evidence_scale
     posterior = boundary_posterior(z_um, scaled, weight.astype(np.float64), parameters.prior)
     if not np.all(np.isfinite(posterior.cdf)):

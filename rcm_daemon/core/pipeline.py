@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rcm_daemon.core.boundaries import boundaries_from_labels
-from rcm_daemon.core.estimator import NOTHING_SAID, Said, monotone_estimate, reading_of
+from rcm_daemon.core.estimator import NOTHING_SAID, Reading, Said, monotone_estimate, posterior_of
 from rcm_daemon.core.mosaic import MosaicRule
 from rcm_daemon.core.quality import DARK
 from rcm_daemon.core.records import StrataEstimate
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rcm_daemon.core.estimator import EstimatorParameters, Reading
+    from rcm_daemon.core.estimator import EstimatorParameters
     from rcm_daemon.core.ledger import Ledger
     from rcm_daemon.core.stack import Acquisition, EmbeddedSlice, PartialStack
 
@@ -171,7 +171,7 @@ def follow(
         given = recurrent(embeddings[:n], z_um[:n].astype(np.float32), weight[:n])
         if given.evidence is None:
             return said
-        reading = reading_of(z_um[:n], weight[:n], given.evidence, parameters)
+        reading = Reading.of(posterior_of(z_um[:n], weight[:n], given.evidence, parameters), parameters)
         if "inside" not in reading.statuses:
             said = NOTHING_SAID
             break

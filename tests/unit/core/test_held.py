@@ -11,7 +11,7 @@ from sender import Sender
 from test_monotone import estimate, parameters
 
 from rcm_daemon.core import pipeline
-from rcm_daemon.core.estimator import HELD, NOTHING_SAID, reading_of
+from rcm_daemon.core.estimator import HELD, NOTHING_SAID, Reading, posterior_of
 from rcm_daemon.core.pipeline import (
     Estimation,
     Recurrence,
@@ -170,7 +170,8 @@ def test_long_stacks_are_not_followed_from_the_start(monkeypatch: pytest.MonkeyP
     said = said_before(slices, counted, ESTIMATION, (5, (7.0, None)))
     assert runs == list(range(11, 5, -1))[: len(runs)]  # upwards, as far as anything is found
     beginning = recurrent(slices.embeddings[:6], None, slices.weight[:6]).evidence
-    reading = reading_of(slices.z_um[:6], slices.weight[:6], beginning, ESTIMATION.parameters)
+    posterior = posterior_of(slices.z_um[:6], slices.weight[:6], beginning, ESTIMATION.parameters)
+    reading = Reading.of(posterior, ESTIMATION.parameters)
     first = reading.said(ESTIMATION.parameters.thinnest_um, (7.0, None))
     assert said == said_before(slices, recurrent, ESTIMATION, (6, first))
     assert said_before(slices, counted, Estimation()) == NOTHING_SAID  # the paper's reading holds nothing
