@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainer.offline import StackRun
 
 FIRST_SHARE = 0.25
-BEGINNINGS = LeftOut(first_share=FIRST_SHARE, taken=((5.0, 1.0), (25.0, 0.25), (np.inf, 0.05)))
+BEGINNINGS = LeftOut(first_share=FIRST_SHARE, taken=((5.0, 1.0), (25.0, 0.4), (np.inf, 0.3)))
 
 
 def begin_phantoms(data: DataSet, cnn: Path, n_stacks: int, n_workers: int) -> list[StackRun]:

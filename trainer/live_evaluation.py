@@ -5,12 +5,13 @@ Shapes: S stacks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcm_daemon.core.estimator import FOR_GOOD
 from rcm_daemon.core.mosaic import MOSAICS
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import BOUNDARIES
@@ -29,11 +30,22 @@ if TYPE_CHECKING:
     from trainer.live_scores import Announcement, Coverage
     from trainer.offline import StackRun
 
-FOUND_PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+FOUND_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Working points of the monotone estimator, besides the bundle's own."""
+FOUND_FOR_GOOD = (0.3, 0.5, 0.7, 0.9)
+"""More of them, and the bundle's own once more: what was said is neither moved nor taken back."""
 WAITS = (1, 2, 3, 4, 6, 8)
 """Working points of the paper's reading: announce once found at so many slices running."""
 KINDS = ("inside", "forecast")
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """How a method announces: what of the bundle's estimator is changed, or how many slices it waits for."""
+
+    name: tuple[str, str]
+    changes: dict[str, Any] = field(default_factory=dict)
+    wait: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,31 +95,42 @@ def live_evaluation(
     return found
 
 
-def _working_points(networks: Networks) -> tuple[tuple[float, float], ...] | tuple[int, ...]:
+def _working_points(networks: Networks) -> tuple[WorkingPoint, ...]:
     """Working points of a bundle, its own first."""
     if networks.estimator_parameters is None:
-        return WAITS
+        return tuple(WorkingPoint((f"{wait}", f"{wait}"), wait=wait) for wait in WAITS)
     own = networks.estimator_parameters.found_probability
-    return (own, *(both for found in FOUND_PROBABILITIES if (both := (found, found)) != own))
+    others = [(found, found) for found in FOUND_PROBABILITIES if (found, found) != own]
+    for_good = [own, *((found, found) for found in FOUND_FOR_GOOD if (found, found) != own)]
+    return (
+        WorkingPoint(_named(own)),
+        *(WorkingPoint(_named(found), {"found_probability": found}) for found in others),
+        *(
+            WorkingPoint(_named(found, " for good"), {"found_probability": found, "held": FOR_GOOD})
+            for found in for_good
+        ),
+    )
 
 
-def _places(points: Sequence[tuple[float, float] | int], k: int) -> dict[str, int]:
-    """Place of each working point of a boundary, by its probability or the slices waited for; own first."""
+def _named(found: tuple[float, float], how: str = "") -> tuple[str, str]:
+    return f"{found[0]:g}{how}", f"{found[1]:g}{how}"
+
+
+def _places(points: Sequence[WorkingPoint], k: int) -> dict[str, int]:
+    """Place of each working point of a boundary, by its name; own first."""
     places: dict[str, int] = {}
     for place, point in enumerate(points):
-        places.setdefault(f"{point if isinstance(point, int) else point[k]:g}", place)
+        places.setdefault(point.name[k], place)
     return places
 
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
     stack, parameters = run.stack, networks.estimator_parameters
     own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters), run.n_planned)
+    points = _working_points(networks)
     if parameters is None:
-        return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
-    others = [
-        again(own, Estimation(parameters.model_copy(update={"found_probability": found})))
-        for found in _working_points(networks)[1:]
-    ]
+        return _Seen(tuple(count(own, point.wait) for point in points), [], None)
+    others = [again(own, Estimation(parameters.model_copy(update=point.changes))) for point in points[1:]]
     advised = advised_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
     for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
@@ -124,7 +147,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
 def _summary(
     runs: Sequence[StackRun],
     seen: Sequence[_Seen],
-    points: Sequence[tuple[float, float] | int],
+    points: Sequence[WorkingPoint],
     weights: np.ndarray,
 ) -> dict[str, Any]:
     assert all(len(one.counts) == len(points) for one in seen)  # noqa: S101  # a count for every working point
@@ -208,6 +231,10 @@ def _share(place: int, sums: np.ndarray) -> float:
     return float(sums[place] / sums[2])
 
 
+def _mean(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
+
+
 def _ratios(sums: Any) -> list[float]:
     return [round(float(right / total), 4) if total else float("nan") for right, total in sums]
 
@@ -222,19 +249,27 @@ def _announcing(
     announced = np.array([one.first is not None for one in found])
     gone = np.array([one.withdrawn or one.moved for one in found])
     counts = np.stack([gone & announced, announced], axis=1).astype(float)
+    known_um = [label_boundaries(run.stack)[k] for run in runs]
     late_um = np.array(
         [
             NEVER if one.for_good is None else float(run.stack.z_um[one.for_good]) - true_um
-            for one, run in zip(found, runs, strict=True)
-            if one.crossed is not None and (true_um := label_boundaries(run.stack)[k]) is not None
+            for one, run, true_um in zip(found, runs, known_um, strict=True)
+            if one.crossed is not None and true_um is not None
         ]
     )
+    off = [
+        boundary_error_um(true_um, one.first_um, run.stack.z_um)
+        for one, run, true_um in zip(found, runs, known_um, strict=True)
+    ]
+    off_um = np.array([[0.0, 0.0] if error is None else [error, 1.0] for error in off])
     return {
         "n": int(there.sum()),
         "n_never": int(np.isinf(delays[there]).sum()),
         "median_delay_slices": float(np.median(late[there])) if there.any() else float("nan"),
         "median_delay_slices_interval": interval(weighted_median(late[there], weights[:, there])),
         "median_delay_um": float(np.median(late_um)) if len(late_um) else float("nan"),
+        "announced_mae_um": _mean(off_um.sum(axis=0)),
+        "announced_mae_um_interval": resampled(_mean, off_um, weights),
         "share_withdrawn_or_moved": float(counts[:, 0].sum() / max(1.0, counts[:, 1].sum())),
         "share_withdrawn_or_moved_interval": resampled(
             lambda sums: float(sums[0] / max(1.0, sums[1])), counts, weights
@@ -282,8 +317,8 @@ def _coverage(
         widths = [c.width_um for own in given for c in own if chosen(c)]
         total = sums.sum(axis=0)
         result[name] = {
-            "share": float(total[0] / total[1]) if total[1] else float("nan"),
-            "interval": resampled(lambda s: float(s[0] / s[1]) if s[1] else float("nan"), sums, weights),
+            "share": _mean(total),
+            "interval": resampled(_mean, sums, weights),
             "n": int(total[1]),
             "median_width_um": float(np.median(widths)) if widths else float("nan"),
         }

@@ -70,10 +70,12 @@ def _announcing(
 ) -> None:
     for axis, boundary, line in zip(at_points, BOUNDARIES, LINES, strict=True):
         by_point = one["announcing"][boundary]
-        points = [by_point[key] for key in sorted(by_point, key=float)]
-        delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
-        shares = [100 * point["share_withdrawn_or_moved"] for point in points]
-        axis.plot(shares, delays, "o-", markersize=4, color=color)
+        for how, marks in (("", "o-"), ("for good", "^:")):
+            keys = {float(key.split()[0]): key for key in by_point if key.partition(" ")[2] == how}
+            points = [by_point[keys[number]] for number in sorted(keys)]
+            delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
+            shares = [100 * point["share_withdrawn_or_moved"] for point in points]
+            axis.plot(shares, delays, marks, markersize=4, color=color)
         by_quarter = one["announcing_by_quarter"][boundary]
         delays = [min(each["median_delay_slices"], LATEST_SLICES) for each in by_quarter["crossed_in"]]
         shares = [100 * each["share_withdrawn_or_moved"] for each in by_quarter["announced_in"]]

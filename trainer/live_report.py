@@ -7,12 +7,18 @@ from typing import Any
 from rcm_daemon.core.records import BOUNDARIES
 from trainer.markdown_tables import BOUNDARY_NAMES, table
 
+GONE = (0, 1, 2, 5, 10, 20)
+"""Percentages of announced boundaries that may be taken back or move."""
 NEVER = 1e9
 """The delay of what is never announced."""
 ABOUT = (
     "Every stack replayed slice by slice. A boundary is announced for good at the slice from which on it "
     "stays found; the delay counts from the first slice below it by the readers. Taken back or moved: "
-    "announced, and later not found or more than 6 um from where it was first said to be. Under advice, the "
+    "announced, and later not found or more than 6 um from where it was first said to be. Off by, when "
+    "announced: from the readers' depth to where it was first said to be, and to the farther end of the "
+    "stack where it never was. Each method announces at several working points: found from a lower or higher "
+    "probability, with what was said held as in the bundle or for good; one read as the paper does once it "
+    "is found at 1 to 8 slices running. Under advice, the "
     "next slice is the recorded one nearest to the depth asked for. Probabilities are off by the expected "
     "calibration error, in tenths, of every slice of every prefix."
 )
@@ -42,6 +48,7 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
     ]
     lines += table("Live labels", head, rows)
     head = ["method", "boundary", "median delay, slices", "um", "never", "taken back or moved %"]
+    head.append("off by, when announced, um")
     rows = []
     for name, one in live.items():
         for boundary in BOUNDARIES:
@@ -50,16 +57,41 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
             delay = f"{_delay(point['median_delay_slices'])} [{_delay(low)}, {_delay(high)}]"
             never = f"{point['n_never']} of {point['n']}"
             gone = _percent(point, "share_withdrawn_or_moved")
-            rows.append(
-                [name, BOUNDARY_NAMES[boundary], delay, _delay(point["median_delay_um"]), never, gone]
-            )
+            late_um, off_um = _delay(point["median_delay_um"]), _off_um(point)
+            rows.append([name, BOUNDARY_NAMES[boundary], delay, late_um, never, gone, off_um])
     lines += table("Announcing", head, rows)
+    lines += _earliest(live)
     for name, one in live.items():
         if "coverage" in one:
             lines += _coverage(name, one["coverage"])
             lines += _mosaics(name, one["mosaics"])
             lines += _advice(name, one["advice"])
     return lines
+
+
+def _earliest(live: dict[str, Any]) -> list[str]:
+    """Table of the shortest delay of all working points at which no more is taken back or moved than may."""
+    head = ["method", "boundary", *(f"at most {gone} %" for gone in GONE)]
+    rows = []
+    for name, one in live.items():
+        for boundary in BOUNDARIES:
+            points = list(one["announcing"][boundary].values())
+            row = [name, BOUNDARY_NAMES[boundary]]
+            for gone in GONE:
+                within = [p for p in points if 100 * p["share_withdrawn_or_moved"] <= gone + 1e-9]
+                best = min(within, key=_earliest_and_nearest, default=None)
+                row.append(f"{_delay(best['median_delay_slices'])} ({_off_um(best)} um)" if best else "none")
+            rows.append(row)
+    title = "Median delay in slices, by how many may be taken back or moved (and off by, when announced)"
+    return table(title, head, rows)
+
+
+def _earliest_and_nearest(point: dict[str, Any]) -> tuple[float, float]:
+    return point["median_delay_slices"], point["announced_mae_um"]
+
+
+def _off_um(point: dict[str, Any]) -> str:
+    return f"{point['announced_mae_um']:.1f}"
 
 
 def _coverage(name: str, coverage: dict[str, Any]) -> list[str]:

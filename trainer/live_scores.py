@@ -37,6 +37,8 @@ class Announcement:
         Slice at whose arrival it was first, and finally for good, said to be found; None where never.
     withdrawn, moved
         Whether it was taken back after `first`, or came to lie more than 6 um from where it was said to be.
+    first_um
+        Depth it was said to lie at then; None where never.
     """
 
     crossed: int | None
@@ -44,6 +46,7 @@ class Announcement:
     for_good: int | None
     withdrawn: bool
     moved: bool
+    first_um: float | None = None
 
     @property
     def delay(self) -> float:
@@ -85,7 +88,7 @@ def announce(
         None if not running[-1] else len(running) - int(np.argmin(running[::-1])) if not running.all() else 0
     )
     moved = bool((np.abs(um[first:][later] - um[first]) > MOVED_UM).any())
-    return Announcement(crossed, first, for_good, withdrawn=not later.all(), moved=moved)
+    return Announcement(crossed, first, for_good, not later.all(), moved, float(um[first]))
 
 
 @dataclass(frozen=True)

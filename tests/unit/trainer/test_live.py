@@ -19,8 +19,16 @@ from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
 from trainer.calibrate import uncalibrated
 from trainer.data.manifest import LabelledStack
-from trainer.live_evaluation import FOUND_PROBABILITIES, _by_quarter, _coverage, _of_probabilities
-from trainer.live_report import NEVER
+from trainer.live_evaluation import (
+    FOUND_FOR_GOOD,
+    FOUND_PROBABILITIES,
+    WAITS,
+    _announcing,
+    _by_quarter,
+    _coverage,
+    _of_probabilities,
+)
+from trainer.live_report import GONE, NEVER, _earliest
 from trainer.live_runs import again, live_run, slices_of
 from trainer.live_scores import (
     Announcement,
@@ -31,6 +39,7 @@ from trainer.live_scores import (
     mosaic_coverages,
     reliability,
 )
+from trainer.offline import StackRun
 
 PRIOR = BoundaryPrior(60.0, 14.0, 45.0, 8.0, 5.0)
 NOT = Boundary()
@@ -67,6 +76,7 @@ LABELS = np.array([0, 0, 1, 1, 1, 1])
 def test_announcements_by_hand(boundaries, wait, expected) -> None:
     found = announce(said(*boundaries), LABELS, 0, wait)
     assert (found.crossed, found.first, found.for_good, found.withdrawn, found.moved) == expected
+    assert found.first_um == (None if expected[1] is None else boundaries[expected[1]].um)
     late = expected[2]
     assert found.delay == (float("inf") if late is None else late - 2)
 
@@ -89,6 +99,37 @@ def test_announcements_are_told_by_the_quarter_of_the_stack() -> None:
     assert found["crossed_in"][3]["median_delay_slices"] == NEVER
     assert np.isnan(found["announced_in"][2]["share_withdrawn_or_moved"])
     assert [one["share_withdrawn_or_moved"] for one in found["announced_in"][:2]] == [0, 1]
+
+
+def test_how_far_off_a_boundary_is_announced_counts_what_never_was() -> None:
+    """A stack of 6 slices from 0 to 15 um, whose first boundary lies at 4.5 um, announced thrice."""
+    stack = replace(a_stack(6), labels=np.array([0, 0, 1, 1, 1, 1]))
+    found = [
+        Announcement(2, 3, 3, withdrawn=False, moved=False, first_um=6.5),
+        Announcement(2, 3, None, withdrawn=True, moved=False, first_um=1.5),
+        Announcement(2, None, None, withdrawn=False, moved=False),
+    ]
+    said = _announcing(found, [StackRun(stack)] * 3, 0, np.ones((5, 3), np.int64))
+    assert said["announced_mae_um"] == pytest.approx((2.0 + 3.0 + 10.5) / 3)
+    assert said["announced_mae_um_interval"] == pytest.approx([said["announced_mae_um"]] * 2)
+    assert (said["n_never"], said["share_withdrawn_or_moved"]) == (2, 0.5)
+
+
+def test_the_earliest_announcement_is_the_nearest_of_those_that_move_no_more_than_they_may() -> None:
+    def point(delay, gone, off_um):
+        return {
+            "median_delay_slices": delay,
+            "share_withdrawn_or_moved": gone / 100,
+            "announced_mae_um": off_um,
+        }
+
+    points = {"a": point(3.0, 1.5, 6.0), "b": point(1.0, 4.0, 7.5), "c": point(1.0, 5.0, 7.0)}
+    never = {"a": point(NEVER, 12.0, 50.0)}
+    first, second = _earliest({"ours": {"announcing": {"epidermis_dej": points, "dej_dermis": never}}})[-2:]
+    cells = dict(zip(GONE, first.strip("| ").split(" | ")[2:], strict=True))
+    assert cells == {0: "none", 1: "none", 2: "3.0 (6.0 um)", 5: "1.0 (7.0 um)", 10: "1.0 (7.0 um)",
+                     20: "1.0 (7.0 um)"}  # fmt: skip
+    assert second.strip("| ").split(" | ")[2:] == ["none"] * 5 + ["never (50.0 um)"]
 
 
 def a_stack(n_slices: int = 50) -> LabelledStack:
@@ -236,6 +277,8 @@ def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path,
     assert points[0] == f"{parameters['found_probability'][1]:g}"
     assert len(points) == len(set(points))
     assert {str(found) for found in FOUND_PROBABILITIES} <= set(points)
+    assert {f"{found} for good" for found in FOUND_FOR_GOOD} | {f"{points[0]} for good"} <= set(points)
+    assert list(one["live"]["full-bigru"]["announcing"]["dej_dermis"]) == [str(wait) for wait in WAITS]
     assert 0 < one["live"]["live"]["advice"]["share_used"] <= 1
     finished = one["live"]["live"]["advice"]["finished_by_fraction"]
     assert finished == sorted(finished)
