@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LATEST_SLICES = 12.0
 QUARTERS = range(1, 5)
 LINES = ("o-", "s--")
+HOW = {"": ("o-", "as it is said"), "for good": ("^:", "held for good")}
+"""Marks of working points, by what follows the number in their name."""
 GONE = "taken back or moved by more than 6 um, %"
 
 
@@ -59,7 +61,9 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
     impossible.set_ylim(0, max(1.0, impossible.get_ylim()[1]))
     for boundary, line in zip(BOUNDARIES, LINES, strict=True):
         late.plot([], [], line, markersize=4, color="black", label=BOUNDARY_NAMES[boundary])
-    for axis in (newest, coverage, widths, late):
+    for marks, how in HOW.values():
+        first.plot([], [], marks, markersize=4, color="black", label=how)
+    for axis in (newest, coverage, widths, late, first):
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
@@ -70,7 +74,7 @@ def _announcing(
 ) -> None:
     for axis, boundary, line in zip(at_points, BOUNDARIES, LINES, strict=True):
         by_point = one["announcing"][boundary]
-        for how, marks in (("", "o-"), ("for good", "^:")):
+        for how, (marks, _) in HOW.items():
             keys = {float(key.split()[0]): key for key in by_point if key.partition(" ")[2] == how}
             points = [by_point[keys[number]] for number in sorted(keys)]
             delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
