@@ -15,16 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.core.estimator import (
-    HELD,
-    N_SHARES,
-    UNCALIBRATED,
-    EstimatorParameters,
-    Levels,
-    posterior_of,
-)
+from rcm_daemon.core.estimator import N_SHARES, UNCALIBRATED, EstimatorParameters, Levels, statuses_of
 from rcm_daemon.core.message import INTERVAL
 from rcm_daemon.core.pipeline import Estimation
+from rcm_daemon.core.posterior import boundary_posterior
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.errors import DataSetError
 from trainer.live_runs import again, live_run, slices_of
@@ -128,27 +122,10 @@ def read_calibration(checkpoint: Path, network: RecurrentStrata) -> dict[str, An
     return content
 
 
-def uncalibrated(
-    prior: BoundaryPrior, evidence_scale: float = 1.0, held: tuple[float, float] = HELD
-) -> EstimatorParameters:
+def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> EstimatorParameters:
     """Give the estimator of a network nobody calibrated: the posterior's own levels, little settled."""
     levels = _levels(np.array(UNCALIBRATED))
-    return _parameters(prior, evidence_scale, levels, levels, 0.999, held)
-
-
-def check_held(held: tuple[float, float]) -> None:
-    """Refuse points of a distribution that what was said cannot be held between.
-
-    Raises
-    ------
-    DataSetError
-        If they do not lie on both sides of the median.
-    """
-    low, high = held
-    if not 0 <= low <= 0.5 <= high <= 1:  # the median
-        raise DataSetError(
-            f"what was said is held between a point from 0 to 0.5 and one from 0.5 to 1, got {low:g} {high:g}"
-        )
+    return _parameters(prior, evidence_scale, levels, levels, 0.999)
 
 
 def check_patients(stacks: Sequence[LabelledStack]) -> None:
@@ -174,7 +151,6 @@ def calibrate(
     prior: BoundaryPrior,
     domain: PictureDomain | None = None,
     beginnings: Sequence[StackRun] = (),
-    held: tuple[float, float] = HELD,
 ) -> Calibration:
     """Calibrate on stacks of patients that no network was trained on or chosen by.
 
@@ -191,8 +167,6 @@ def calibrate(
     beginnings
         Of other stacks, by the same CNN, for the intervals given in the first quarter, see
         `trainer.beginnings`.
-    held
-        See `EstimatorParameters`.
 
     Raises
     ------
@@ -208,16 +182,15 @@ def calibrate(
             runs.append(live_run(stack, slices_of(stack, rows_NE), recurrent, plain))
             advance(1, "")
     scale = _fit_scale(runs, prior)
-    estimation = Estimation(uncalibrated(prior, scale, held))
+    estimation = Estimation(uncalibrated(prior, scale))
     ranks: list[Rank] = []
     confidences: list[tuple[np.ndarray, np.ndarray]] = []
     with progress_bar("calibrating", len(stacks), "stacks") as advance:
         for run in runs:
-            said = again(run, estimation)
-            ranks.extend(_ranks(said, estimation))
-            confidences.append(_confidences(said))
+            ranks.extend(_ranks(run, prior, scale))
+            confidences.append(_confidences(run, estimation))
             advance(1, "")
-    early = _early_ranks(beginnings, recurrent, estimation) if beginnings else []
+    early = _early_ranks(beginnings, recurrent, prior, scale) if beginnings else []
     answers = [
         (given.probabilities, run.stack.labels[: len(given.probabilities)])
         for run in runs
@@ -229,29 +202,25 @@ def calibrate(
         _fit_levels(ranks, early, inside=True),
         _fit_levels(ranks, early, inside=False),
         _fit_settled(confidences),
-        held,
     ).model_copy(update={"domain": domain})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 
-def _early_ranks(beginnings: Sequence[StackRun], recurrent: Recurrent, estimation: Estimation) -> list[Rank]:
+def _early_ranks(
+    beginnings: Sequence[StackRun], recurrent: Recurrent, prior: BoundaryPrior, scale: float
+) -> list[Rank]:
     ranks: list[Rank] = []
     with progress_bar("calibrating on beginnings", len(beginnings), "stacks") as advance:
         for begun in beginnings:
             if begun.weight:
-                run = live_run(begun.stack, begun.slices[0], recurrent, estimation, begun.n_planned)
-                ranks.extend(_ranks(run, estimation, begun.weight, "another "))
+                run = live_run(begun.stack, begun.slices[0], recurrent, Estimation(), begun.n_planned)
+                ranks.extend(_ranks(run, prior, scale, begun.weight, "another "))
             advance(1, "")
     return ranks
 
 
 def _parameters(
-    prior: BoundaryPrior,
-    evidence_scale: float,
-    inside: Levels,
-    forecast: Levels,
-    settled_probability: float,
-    held: tuple[float, float],
+    prior: BoundaryPrior, evidence_scale: float, inside: Levels, forecast: Levels, settled_probability: float
 ) -> EstimatorParameters:
     return EstimatorParameters.model_validate(
         {
@@ -259,7 +228,6 @@ def _parameters(
             **{name: round(value, 4) for name, value in vars(prior).items()},
             "evidence_scale": round(evidence_scale, 4),
             "found_probability": FOUND_PROBABILITY,
-            "held": held,
             "settled_probability": settled_probability,
             "inside": inside,
             "forecast": forecast,
@@ -267,49 +235,53 @@ def _parameters(
     )
 
 
-def _posteriors(run: LiveRun, parameters: EstimatorParameters, every: int = 1) -> Iterator[BoundaryPosterior]:
+def _posteriors(
+    run: LiveRun, prior: BoundaryPrior, scale: float, every: int = 1
+) -> Iterator[BoundaryPosterior]:
     weight = np.array([one.weight for one in run.slices])
     for given in run.given[::every]:
         if given.evidence is None:
             raise DataSetError("a calibration needs a segmental network, this one gives no evidence")
         seen = len(given.evidence)
-        yield posterior_of(run.stack.z_um[:seen], weight[:seen], given.evidence, parameters)
+        evidence = given.evidence.astype(np.float64) * scale
+        yield boundary_posterior(run.stack.z_um[:seen], evidence, weight[:seen], prior)
 
 
 def _fit_scale(runs: Sequence[LiveRun], prior: BoundaryPrior) -> float:
     """Scale of the evidence under which the readers' boundaries are likeliest, over every fourth prefix."""
     losses = []
     for scale in SCALES:
-        parameters = uncalibrated(prior, scale)
         likely = [
             posterior.of_labels(run.stack.labels[: posterior.n_slices])
             for run in runs
-            for posterior in _posteriors(run, parameters, EVERY)
+            for posterior in _posteriors(run, prior, scale, EVERY)
         ]
         losses.append(-float(np.log(np.maximum(likely, 1e-12)).mean()))
     return float(SCALES[int(np.argmin(losses))])
 
 
-def _ranks(run: LiveRun, estimation: Estimation, weight: float = 1.0, prefix: str = "") -> list[Rank]:
-    """Rank of the readers' boundaries in every prefix's posterior, of a stack replayed by its estimator.
+def _ranks(
+    run: LiveRun, prior: BoundaryPrior, scale: float, weight: float = 1.0, prefix: str = ""
+) -> list[Rank]:
+    """Rank of the readers' boundaries in every prefix's posterior.
 
     A boundary that the stack does not come to, and of which nothing more is known, lies somewhere below its
     last slice: in the middle of what the posterior has there.
     """
     stack, found = run.stack, []
     known_um = stack.boundaries_um or label_boundaries(stack)
-    assert estimation.parameters is not None  # noqa: S101  # whose posterior this is
-    for posterior, estimate in zip(_posteriors(run, estimation.parameters), run.estimates, strict=True):
-        for k, boundary in enumerate(estimate.boundaries):
+    for posterior in _posteriors(run, prior, scale):
+        statuses = statuses_of(posterior, FOUND_PROBABILITY)
+        for k in range(len(BOUNDARIES)):
             truth = known_um[k]
-            if boundary.status == "above_start" or (truth is None and stack.labels[0] > k):
+            if statuses[k] == "above_start" or (truth is None and stack.labels[0] > k):
                 continue
             ends = stack.z_um[-1] if truth is None else truth
             rank = float(np.interp(ends, posterior.depths_um, posterior.cdf[k]))
             found.append(
                 Rank(
                     boundary=k,
-                    inside=boundary.found,
+                    inside=statuses[k] == "inside",
                     share_seen=posterior.n_slices / run.n_planned,
                     rank=(1 + rank) / 2 if truth is None else rank,
                     patient=prefix + stack.patient,
@@ -368,9 +340,9 @@ def _levels(pair: np.ndarray) -> Levels:
     return Levels(by_share=(both,) * N_SHARES, overall=both)
 
 
-def _confidences(run: LiveRun) -> tuple[np.ndarray, np.ndarray]:
+def _confidences(run: LiveRun, estimation: Estimation) -> tuple[np.ndarray, np.ndarray]:
     """Posterior probability of every label given, and whether it changed later."""
-    estimates = run.estimates
+    estimates = again(run, estimation).estimates
     own = [np.take_along_axis(e.posterior, e.labels[:, None], axis=1)[:, 0] for e in estimates]
     return np.concatenate(own), np.concatenate(changed_later([e.labels for e in estimates]))
 

@@ -31,24 +31,16 @@ def calibrate(
             help="For networks trained on phantoms: more of them, of which only the first quarter comes.",
         ),
     ] = 0,
-    held: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="What was said of a boundary stays between these points of its distribution; "
-            "0 1 = for good. [default: 0.4 0.6]",
-        ),
-    ] = None,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
     workers: WorkersOption = 2,
 ) -> None:
     """Calibrate a live network's probabilities and intervals on patients of their own, before its export."""
-    from rcm_daemon.core.estimator import HELD
     from rcm_daemon.errors import DataSetError
     from trainer.beginnings import begin_phantoms
     from trainer.calibrate import calibrate as fit
-    from trainer.calibrate import check_held, check_patients, write_calibration
+    from trainer.calibrate import check_patients, write_calibration
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
     from trainer.data.split import PARTS, load_split
@@ -61,8 +53,6 @@ def calibrate(
 
     if part not in PARTS:
         raise DataSetError(f"a part of a split must be one of {', '.join(PARTS)}, got {part}")
-    between = held or HELD
-    check_held(between)
     set_threads(threads)
     data_set = load_data_set(data)
     if beginnings and not data_set.is_phantom:
@@ -85,7 +75,6 @@ def calibrate(
         recurrent.likelihood.prior(),
         picture_domain(stacks),
         begin_phantoms(data_set, cnn, beginnings, workers) if beginnings else (),
-        between,
     )
     path = write_calibration(rcn, found, recurrent)
     typer.echo(f"wrote {path}: {found.n_stacks} stacks of {found.n_patients} patients")

@@ -5,13 +5,12 @@ Shapes: S stacks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.core.estimator import FOR_GOOD
 from rcm_daemon.core.mosaic import MOSAICS
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import BOUNDARIES
@@ -32,20 +31,9 @@ if TYPE_CHECKING:
 
 FOUND_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Working points of the monotone estimator, besides the bundle's own."""
-FOUND_FOR_GOOD = (0.3, 0.5, 0.7, 0.9)
-"""More of them, and the bundle's own once more: what was said is neither moved nor taken back."""
 WAITS = (1, 2, 3, 4, 6, 8)
 """Working points of the paper's reading: announce once found at so many slices running."""
 KINDS = ("inside", "forecast")
-
-
-@dataclass(frozen=True)
-class WorkingPoint:
-    """How a method announces: what of the bundle's estimator is changed, or how many slices it waits for."""
-
-    name: tuple[str, str]
-    changes: dict[str, Any] = field(default_factory=dict)
-    wait: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,42 +83,31 @@ def live_evaluation(
     return found
 
 
-def _working_points(networks: Networks) -> tuple[WorkingPoint, ...]:
+def _working_points(networks: Networks) -> tuple[tuple[float, float], ...] | tuple[int, ...]:
     """Working points of a bundle, its own first."""
     if networks.estimator_parameters is None:
-        return tuple(WorkingPoint((f"{wait}", f"{wait}"), wait=wait) for wait in WAITS)
+        return WAITS
     own = networks.estimator_parameters.found_probability
-    others = [(found, found) for found in FOUND_PROBABILITIES if (found, found) != own]
-    for_good = [own, *((found, found) for found in FOUND_FOR_GOOD if (found, found) != own)]
-    return (
-        WorkingPoint(_named(own)),
-        *(WorkingPoint(_named(found), {"found_probability": found}) for found in others),
-        *(
-            WorkingPoint(_named(found, " for good"), {"found_probability": found, "held": FOR_GOOD})
-            for found in for_good
-        ),
-    )
+    return (own, *(both for found in FOUND_PROBABILITIES if (both := (found, found)) != own))
 
 
-def _named(found: tuple[float, float], how: str = "") -> tuple[str, str]:
-    return f"{found[0]:g}{how}", f"{found[1]:g}{how}"
-
-
-def _places(points: Sequence[WorkingPoint], k: int) -> dict[str, int]:
-    """Place of each working point of a boundary, by its name; own first."""
+def _places(points: Sequence[tuple[float, float] | int], k: int) -> dict[str, int]:
+    """Place of each working point of a boundary, by its probability or the slices waited for; own first."""
     places: dict[str, int] = {}
     for place, point in enumerate(points):
-        places.setdefault(point.name[k], place)
+        places.setdefault(f"{point if isinstance(point, int) else point[k]:g}", place)
     return places
 
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
     stack, parameters = run.stack, networks.estimator_parameters
     own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters), run.n_planned)
-    points = _working_points(networks)
     if parameters is None:
-        return _Seen(tuple(count(own, point.wait) for point in points), [], None)
-    others = [again(own, Estimation(parameters.model_copy(update=point.changes))) for point in points[1:]]
+        return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
+    others = [
+        again(own, Estimation(parameters.model_copy(update={"found_probability": found})))
+        for found in _working_points(networks)[1:]
+    ]
     advised = advised_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
     for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
@@ -147,7 +124,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
 def _summary(
     runs: Sequence[StackRun],
     seen: Sequence[_Seen],
-    points: Sequence[WorkingPoint],
+    points: Sequence[tuple[float, float] | int],
     weights: np.ndarray,
 ) -> dict[str, Any]:
     assert all(len(one.counts) == len(points) for one in seen)  # noqa: S101  # a count for every working point
@@ -246,6 +223,9 @@ def _announcing(
     delays = np.array([one.delay for one in found])
     # One that is never announced is late by more than any.
     late = np.where(np.isinf(delays), NEVER, delays)
+    first = np.array(
+        [NEVER if one.first is None else one.first - one.crossed for one in found if one.crossed is not None]
+    )
     announced = np.array([one.first is not None for one in found])
     gone = np.array([one.withdrawn or one.moved for one in found])
     counts = np.stack([gone & announced, announced], axis=1).astype(float)
@@ -265,8 +245,10 @@ def _announcing(
     return {
         "n": int(there.sum()),
         "n_never": int(np.isinf(delays[there]).sum()),
+        "n_false": int((announced & ~there).sum()),
         "median_delay_slices": float(np.median(late[there])) if there.any() else float("nan"),
         "median_delay_slices_interval": interval(weighted_median(late[there], weights[:, there])),
+        "median_delay_if_kept_slices": float(np.median(first)) if len(first) else float("nan"),
         "median_delay_um": float(np.median(late_um)) if len(late_um) else float("nan"),
         "announced_mae_um": _mean(off_um.sum(axis=0)),
         "announced_mae_um_interval": resampled(_mean, off_um, weights),

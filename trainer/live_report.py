@@ -16,9 +16,11 @@ ABOUT = (
     "stays found; the delay counts from the first slice below it by the readers. Taken back or moved: "
     "announced, and later not found or more than 6 um from where it was first said to be. Off by, when "
     "announced: from the readers' depth to where it was first said to be, and to the farther end of the "
-    "stack where it never was. Each method announces at several working points: found from a lower or higher "
-    "probability, with what was said held as in the bundle or for good; one read as the paper does once it "
-    "is found at 1 to 8 slices running. Under advice, the "
+    "stack where it never was. False: announced in a stack that, by the readers, does not come to it. A "
+    "method announces at several working points: once a boundary is found with a lower or higher "
+    "probability, or, read as the paper does, at 1 to 8 slices running. Whoever keeps what was first "
+    "announced, whatever is said later, has nothing taken back, of any method: then the delay counts to the "
+    "first announcement, and is negative where that came before the boundary was crossed. Under advice, the "
     "next slice is the recorded one nearest to the depth asked for. Probabilities are off by the expected "
     "calibration error, in tenths, of every slice of every prefix."
 )
@@ -47,8 +49,16 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
         for name, one in live.items()
     ]
     lines += table("Live labels", head, rows)
-    head = ["method", "boundary", "median delay, slices", "um", "never", "taken back or moved %"]
-    head.append("off by, when announced, um")
+    head = [
+        "method",
+        "boundary",
+        "median delay, slices",
+        "um",
+        "never",
+        "false",
+        "taken back or moved %",
+        "off by, when announced, um",
+    ]
     rows = []
     for name, one in live.items():
         for boundary in BOUNDARIES:
@@ -57,8 +67,9 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
             delay = f"{_delay(point['median_delay_slices'])} [{_delay(low)}, {_delay(high)}]"
             never = f"{point['n_never']} of {point['n']}"
             gone = _percent(point, "share_withdrawn_or_moved")
-            late_um, off_um = _delay(point["median_delay_um"]), _off_um(point)
-            rows.append([name, BOUNDARY_NAMES[boundary], delay, late_um, never, gone, off_um])
+            late_um, off_um = _delay(point["median_delay_um"]), _percent(point, "announced_mae_um", 1, 1)
+            false = str(point["n_false"])
+            rows.append([name, BOUNDARY_NAMES[boundary], delay, late_um, never, false, gone, off_um])
     lines += table("Announcing", head, rows)
     lines += _earliest(live)
     for name, one in live.items():
@@ -71,7 +82,7 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
 
 def _earliest(live: dict[str, Any]) -> list[str]:
     """Table of the shortest delay of all working points at which no more is taken back or moved than may."""
-    head = ["method", "boundary", *(f"at most {gone} %" for gone in GONE)]
+    head = ["method", "boundary", *(f"at most {gone} %" for gone in GONE), "none: the first is kept"]
     rows = []
     for name, one in live.items():
         for boundary in BOUNDARIES:
@@ -79,19 +90,17 @@ def _earliest(live: dict[str, Any]) -> list[str]:
             row = [name, BOUNDARY_NAMES[boundary]]
             for gone in GONE:
                 within = [p for p in points if 100 * p["share_withdrawn_or_moved"] <= gone + 1e-9]
-                best = min(within, key=_earliest_and_nearest, default=None)
-                row.append(f"{_delay(best['median_delay_slices'])} ({_off_um(best)} um)" if best else "none")
-            rows.append(row)
-    title = "Median delay in slices, by how many may be taken back or moved (and off by, when announced)"
+                row.append(_best(within, "median_delay_slices"))
+            rows.append([*row, _best(points, "median_delay_if_kept_slices")])
+    title = "Shortest median delay in slices, by how many may be taken back or moved (off by, when announced)"
     return table(title, head, rows)
 
 
-def _earliest_and_nearest(point: dict[str, Any]) -> tuple[float, float]:
-    return point["median_delay_slices"], point["announced_mae_um"]
-
-
-def _off_um(point: dict[str, Any]) -> str:
-    return f"{point['announced_mae_um']:.1f}"
+def _best(points: list[dict[str, Any]], key: str) -> str:
+    if not points:
+        return "none"
+    best = min(points, key=lambda point: (point[key], point["announced_mae_um"]))
+    return f"{_delay(best[key])} ({best['announced_mae_um']:.1f} um)"
 
 
 def _coverage(name: str, coverage: dict[str, Any]) -> list[str]:
@@ -136,9 +145,9 @@ def _advice(name: str, advice: dict[str, Any]) -> list[str]:
     return table(f"Under advice: {name}", head, rows)
 
 
-def _percent(one: dict[str, Any], key: str, digits: int = 1) -> str:
+def _percent(one: dict[str, Any], key: str, digits: int = 1, factor: float = 100) -> str:
     low, high = one[f"{key}_interval"]
-    return f"{100 * one[key]:.{digits}f} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    return f"{factor * one[key]:.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
 
 
 def _settled(one: dict[str, Any]) -> str:

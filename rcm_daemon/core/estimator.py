@@ -1,10 +1,9 @@
 """The live answer: labels, boundaries, intervals, mosaic depths and advice, all from one posterior.
 
 Because everything is read off the same two distributions, nothing can contradict. A boundary is found once
-it lies above the newest slice with its `found_probability`; it is first said to lie at its median, and what
-was said stays while it is about as probable (`held`): the depth while the median wanders a little, found
-until even that much of the distribution lies outside the stack. Where the newest slice is less deep it lies
-there; slices below are labelled so. (The newest slice is the deepest one that says
+it lies above the newest slice with its `found_probability`; it is first said to lie at its median, and stays
+there while the median wanders a little (`HELD`), or lies at the newest slice where that is less deep; slices
+below are labelled so. (The newest slice is the deepest one that says
 anything: what lies below, dark, has not been looked at.) The median is that of the whole distribution, not
 of the part above the newest slice: that part ends where the stack ends for now, and its median would sink
 with every slice that follows. The distributions are in order, so the labels can never fall, and no junction
@@ -40,9 +39,8 @@ N_SHARES = 4
 UNCALIBRATED = (0.05, 0.95)
 """Levels of a 90 % interval before anybody fitted them to patients."""
 HELD = (0.4, 0.6)
-"""Points of the distribution between which what was said stays, where a bundle does not say (decision 22)."""
-FOR_GOOD = (0.0, 1.0)
-"""As `held`: what was said of a boundary is neither moved nor taken back."""
+"""A depth that was said of a boundary stays as it is while it lies between these points of the distribution,
+and moves no farther than to the nearer one (decision 22)."""
 TRUSTED = 0.25
 """A slice of less weight than this settles nothing, and its depth is not imaged yet."""
 
@@ -105,11 +103,6 @@ class EstimatorParameters(_Record):
         Each boundary is found once it lies above the newest slice with its probability, epidermis-DEJ also
         once DEJ-dermis is found; below 0.5 where missing one costs more than a false one. One number in a
         file is meant for both.
-    held
-        A depth that was said of a boundary stays as it is while it lies between these points of the
-        distribution, and moves no farther than to the nearer one; a boundary found stays found until both of
-        them lie below the newest slice or above the first. 0.5 and 0.5 follow the median; 0 and 1 hold what
-        was said for good, unless what is said of the other boundary leaves no room for it.
     settled_probability
         A label of at least this posterior probability changes in at most 1 % of the cases.
     inside, forecast
@@ -126,7 +119,6 @@ class EstimatorParameters(_Record):
     thinnest_um: Um
     evidence_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     found_probability: Annotated[tuple[FoundProbability, FoundProbability], BeforeValidator(_for_both)]
-    held: LowHigh = HELD
     settled_probability: Annotated[float, Field(ge=0.5, le=1)]
     inside: Levels
     forecast: Levels
@@ -215,9 +207,9 @@ class Reading:
     deepest_um
         Depth of the deepest slice that says anything.
     statuses
-        Of both boundaries, had nothing been said before.
+        Of both boundaries.
     points_um
-        Of both, the least depth that is held, the median, and the greatest that is held.
+        Of both, where a depth is held at least, the median, and where it is held at most, see `HELD`.
     """
 
     z_um: NDArray[np.float64]
@@ -229,30 +221,19 @@ class Reading:
     def of(cls, posterior: BoundaryPosterior, parameters: EstimatorParameters) -> Reading:
         """Read a posterior."""
         z_um = posterior.depths_um[: posterior.n_slices]
-        low, high = parameters.held
-        first, second = (posterior.quantile(k, np.array([low, 0.5, high])).tolist() for k in (0, 1))
+        first, second = (posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])).tolist() for k in (0, 1))
         statuses = statuses_of(posterior, parameters.found_probability)
         return cls(z_um, float(z_um[posterior.deepest]), statuses, (first, second))
 
     def depths(self, thinnest_um: float, before: Said) -> tuple[tuple[Status, float], tuple[Status, float]]:
         """Where each boundary lies, and at which depth in um where that is inside the stack.
 
-        What was said before stays as long as it is about as probable. A found one lies at the deepest slice
-        that says anything or above it, whatever its distribution; where that is the first slice, it lies
-        above the stack. What holds of DEJ-dermis holds of epidermis-DEJ, which lies above it.
+        One found before stays there as long as that is about as probable. A found one lies at the deepest
+        slice that says anything or above it, whatever its distribution; where that is the first slice, it
+        lies above the stack.
         """
-        second = self._depth(1, before[1], self.statuses[1])
-        if second[0] == "above_start":
-            return second, second
-        status = self.statuses[0]
-        if second[0] == "inside" and status == "not_reached":
-            status = "inside"
-        return self._depth(0, before[0], status, _lowest_um(self.z_um, second, thinnest_um)), second
-
-    @property
-    def forgets(self) -> bool:
-        """Whether nothing is found, whatever was said before."""
-        return "inside" not in self.statuses and not any(map(self._may_stay, (0, 1)))
+        second = self._depth(1, before[1])
+        return self._depth(0, before[0], _lowest_um(self.z_um, second, thinnest_um)), second
 
     def said(self, thinnest_um: float, before: Said) -> Said:
         """Return the depths of those that are found."""
@@ -261,19 +242,12 @@ class Reading:
         )
         return first, second
 
-    def _may_stay(self, k: int) -> bool:
-        low_um, _, high_um = self.points_um[k]
-        return low_um <= self.deepest_um and high_um > self.z_um[0]
-
-    def _depth(
-        self, k: int, before_um: float | None, status: Status, lowest_um: float = math.inf
-    ) -> tuple[Status, float]:
+    def _depth(self, k: int, before_um: float | None, lowest_um: float = math.inf) -> tuple[Status, float]:
+        if self.statuses[k] != "inside":
+            return self.statuses[k], 0.0
         low_um, um, high_um = self.points_um[k]
         if before_um is not None:
             um = min(max(before_um, low_um), high_um)
-            status = "inside" if self._may_stay(k) else status
-        if status != "inside":
-            return status, 0.0
         um = min(um, self.deepest_um, lowest_um)
         return ("inside", um) if um > self.z_um[0] else ("above_start", 0.0)
 

@@ -166,13 +166,13 @@ def follow(
     """
     n_known, said = known
     readings: list[Reading] = []
-    # Upwards as far as anything can have been found: below that rests on nothing that was said before.
+    # Upwards as far as anything was found: what is found later rests on nothing that was said before.
     for n in range(len(embeddings) - 1, n_known, -1):
         given = recurrent(embeddings[:n], z_um[:n].astype(np.float32), weight[:n])
         if given.evidence is None:
             return said
         reading = Reading.of(posterior_of(z_um[:n], weight[:n], given.evidence, parameters), parameters)
-        if reading.forgets:
+        if "inside" not in reading.statuses:
             said = NOTHING_SAID
             break
         readings.append(reading)

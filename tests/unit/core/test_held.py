@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from desk import Desk
@@ -13,7 +11,7 @@ from sender import Sender
 from test_monotone import estimate, parameters
 
 from rcm_daemon.core import pipeline
-from rcm_daemon.core.estimator import FOR_GOOD, HELD, NOTHING_SAID, Reading, posterior_of
+from rcm_daemon.core.estimator import HELD, NOTHING_SAID, Reading, posterior_of
 from rcm_daemon.core.pipeline import (
     Estimation,
     Recurrence,
@@ -49,13 +47,13 @@ def slices_of(seed: int, n: int) -> list[EmbeddedSlice]:
     return [EmbeddedSlice(index, um, row) for index, (um, row) in enumerate(depths)]
 
 
-def one_below_the_other(slices, estimation=ESTIMATION):
+def one_below_the_other(slices):
     """What is said after each slice, each time with what was said before."""
     partial, said, found = PartialStack(), None, []
     for one in slices:
         earlier, partial = partial, partial.with_slices(one)
         known = said_so_far(earlier, said, partial)
-        said = estimate_strata(partial, recurrent, estimation, known=known)
+        said = estimate_strata(partial, recurrent, ESTIMATION, known=known)
         found.append(said)
     return found
 
@@ -90,70 +88,12 @@ def test_a_depth_stays_within_the_middle_fifth_and_else_moves_as_little_as_may_b
         assert said(high + 20.0) == high
 
 
-def test_what_was_found_stays_found_while_it_is_about_as_probable() -> None:
-    """Found from 0.65 on, taken back below 0.4, and above the stack only once that is sure to 0.6."""
-    z_um = np.arange(0.0, 60.0, 3.0)
-    changes = {"found_probability": (0.65, 0.99)}
-    seen = {name: set() for name in ("gone", "kept", "found", "kept from above", "above")}
-    for strength in np.linspace(-1.5, 0.1, 801):
-        evidence = np.float32(strength * np.eye(3)[np.zeros(len(z_um), int)])
-        posterior = posterior_of(z_um, np.ones(len(z_um), np.float32), evidence, parameters())
-        above, reached = posterior.above_start(0), posterior.reached(0)
-        place = (
-            "above" if above > 0.601 else "kept from above" if 0.501 < above < 0.599 else
-            "gone" if reached < 0.399 else "kept" if 0.401 < reached < 0.649 else
-            "found" if reached > 0.651 and above < 0.499 else None
-        )  # fmt: skip
-        said = (
-            estimate(z_um, evidence, before=before, **changes).boundaries[0].status
-            for before in (NOTHING_SAID, (30.0, None))
-        )
-        seen.setdefault(place, set()).add(tuple(said))
-    seen.pop(None, None)
-    assert seen == {
-        "gone": {("not_reached", "not_reached")},
-        "kept": {("not_reached", "inside")},
-        "found": {("inside", "inside")},
-        "kept from above": {("above_start", "inside")},
-        "above": {("above_start", "above_start")},
-    }
-
-
-@given(st.integers(0, 5_000), st.integers(2, 30))
-def test_what_is_held_for_good_makes_room_for_the_other_boundary_alone(seed, n) -> None:
-    slices = slices_of(seed, n)
-    for_good = Estimation(ESTIMATION.parameters.model_copy(update={"held": FOR_GOOD}))
-    before = NOTHING_SAID
-    for said in one_below_the_other(slices, for_good):
-        first, second = said.boundaries
-        if before[1] is not None:
-            assert second.um == before[1]
-        if before[0] is not None and second.status == "not_reached":
-            assert first.um == before[0]
-        if before[0] is not None and second.found:
-            assert first.status == "above_start" or 0 < first.um <= before[0]
-        before = said.said
-
-
-def test_what_is_held_for_good_hardly_ever_changes_and_the_median_often_does() -> None:
-    changes = []
-    for held in (FOR_GOOD, HELD, (0.5, 0.5)):
-        estimation = Estimation(ESTIMATION.parameters.model_copy(update={"held": held}))
-        depths = [
-            [one.said[0] for one in one_below_the_other(slices_of(seed, 24), estimation)]
-            for seed in range(20)
-        ]
-        pairs = [pair for said in depths for pair in itertools.pairwise(said) if pair[0] is not None]
-        changes.append(np.mean([a != b for a, b in pairs]))
-    assert changes[0] < 0.05 < changes[1] < changes[2] - 0.2
-
-
 @given(st.integers(0, 5_000), st.integers(2, 30))
 def test_what_is_said_is_held_between_slices_and_never_impossible(seed, n) -> None:
     slices = slices_of(seed, n)
     before = NOTHING_SAID
     for n_seen, said in enumerate(one_below_the_other(slices), start=1):
-        assert np.all(np.isin(np.diff(said.labels), (0, 1)) | (np.diff(said.labels) == 2))
+        assert set(np.diff(said.labels).tolist()) <= {0, 1}  # no gap here has room for a whole DEJ
         points = points_of(slices[:n_seen])
         for k, (boundary, earlier_um) in enumerate(zip(said.boundaries, before, strict=True)):
             if not boundary.found:
@@ -167,11 +107,10 @@ def test_what_is_said_is_held_between_slices_and_never_impossible(seed, n) -> No
         before = said.said
 
 
-@given(st.integers(0, 5_000), st.integers(2, 24), st.sampled_from([HELD, (0.1, 0.7), FOR_GOOD]), st.data())
-def test_order_and_number_of_slices_at_once_change_nothing(seed, n, held, data) -> None:
+@given(st.integers(0, 5_000), st.integers(2, 24), st.data())
+def test_order_and_number_of_slices_at_once_change_nothing(seed, n, data) -> None:
     slices = slices_of(seed, n)
-    estimation = Estimation(ESTIMATION.parameters.model_copy(update={"held": held}))
-    expected = one_below_the_other(slices, estimation)
+    expected = one_below_the_other(slices)
     order = data.draw(st.permutations(range(n)))
     arrived, said, partial = 0, None, PartialStack()
     while arrived < n:
@@ -179,8 +118,8 @@ def test_order_and_number_of_slices_at_once_change_nothing(seed, n, held, data) 
         earlier, partial = partial, partial.with_slices(*(slices[i] for i in order[arrived : arrived + many]))
         arrived += many
         known = said_so_far(earlier, said, partial)
-        said = estimate_strata(partial, recurrent, estimation, known=known)
-        alone = one_below_the_other(partial.slices, estimation)[-1]
+        said = estimate_strata(partial, recurrent, ESTIMATION, known=known)
+        alone = one_below_the_other(partial.slices)[-1]
         assert said.boundaries == alone.boundaries
         assert said.labels.tolist() == alone.labels.tolist()
     assert said.boundaries == expected[-1].boundaries
@@ -236,3 +175,20 @@ def test_long_stacks_are_not_followed_from_the_start(monkeypatch: pytest.MonkeyP
     first = reading.said(ESTIMATION.parameters.thinnest_um, (7.0, None))
     assert said == said_before(slices, recurrent, ESTIMATION, (6, first))
     assert said_before(slices, counted, Estimation()) == NOTHING_SAID  # the paper's reading holds nothing
+
+
+def test_a_stack_is_followed_up_no_farther_than_anything_was_found() -> None:
+    above, below = np.float32(0.3 * np.eye(N_STRATA)[[0, 1]])
+    slices = [EmbeddedSlice(n, 6.0 * n, above if n < 12 else below) for n in range(20)]
+    runs = []
+
+    def counted(*given_):
+        runs.append(len(given_[0]))
+        return recurrent(*given_)
+
+    assert said_before(PartialStack(tuple(slices[:12])), counted, ESTIMATION) == NOTHING_SAID
+    assert runs == [11]
+    runs.clear()
+    assert said_before(PartialStack(tuple(slices)), counted, ESTIMATION)[0] is not None
+    assert runs[0] == 19
+    assert 11 <= runs[-1] <= 15

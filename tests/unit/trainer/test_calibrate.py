@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from seeded_bundles import write_seeded_bundle
 
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.core.estimator import FOR_GOOD, HELD, EstimatorParameters
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.core.quality import PictureDomain
@@ -24,7 +22,6 @@ from trainer.calibrate import (
     _fit_levels,
     _fit_settled,
     calibrate,
-    check_held,
     read_calibration,
     uncalibrated,
     write_calibration,
@@ -128,24 +125,6 @@ def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
     same = ("temperature", "n_stacks", "n_patients")
     assert [getattr(more, name) for name in same] == [getattr(found, name) for name in same]
     assert more.parameters.settled_probability == found.parameters.settled_probability
-
-
-def test_how_long_what_was_said_is_held_is_for_whoever_calibrates() -> None:
-    data = stacks(40, 0)
-    by_default, for_good = (
-        calibrate(*data, overconfident, PRIOR, held=held).parameters for held in (HELD, FOR_GOOD)
-    )
-    assert (by_default.held, for_good.held) == (HELD, FOR_GOOD)
-    assert for_good.settled_probability <= by_default.settled_probability  # less changes
-    assert calibrate(*data, overconfident, PRIOR).parameters == by_default
-    older = by_default.model_dump(by_alias=True)
-    del older["held"]
-    assert EstimatorParameters.model_validate(older) == by_default
-    for held in ((0.6, 0.7), (0.2, 0.4), (-0.1, 0.6), (0.4, 1.1)):
-        with pytest.raises(DataSetError, match=r"between a point from 0 to 0\.5 and one from 0\.5 to 1, got"):
-            check_held(held)
-        with pytest.raises(ValidationError):
-            EstimatorParameters.model_validate(older | {"held": held})
 
 
 def test_settled_labels_hardly_ever_change() -> None:

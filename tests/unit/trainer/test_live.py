@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,16 +18,18 @@ from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.core.records import Boundary, MosaicDepth, StrataEstimate
 from rcm_daemon.core.stack import EmbeddedSlice  # noqa: TC001
 from trainer.advised import advised_run
-from trainer.calibrate import uncalibrated
+from trainer.calibrate import FOUND_PROBABILITY, uncalibrated
 from trainer.data.manifest import LabelledStack
 from trainer.live_evaluation import (
-    FOUND_FOR_GOOD,
     FOUND_PROBABILITIES,
     WAITS,
     _announcing,
     _by_quarter,
     _coverage,
     _of_probabilities,
+    _places,
+    _replay,
+    _working_points,
 )
 from trainer.live_report import GONE, NEVER, _earliest
 from trainer.live_runs import again, live_run, slices_of
@@ -104,21 +107,29 @@ def test_announcements_are_told_by_the_quarter_of_the_stack() -> None:
 def test_how_far_off_a_boundary_is_announced_counts_what_never_was() -> None:
     """A stack of 6 slices from 0 to 15 um, whose first boundary lies at 4.5 um, announced thrice."""
     stack = replace(a_stack(6), labels=np.array([0, 0, 1, 1, 1, 1]))
+    lacks = replace(stack, labels=np.zeros(6, np.int64))
     found = [
-        Announcement(2, 3, 3, withdrawn=False, moved=False, first_um=6.5),
+        Announcement(2, 1, 3, withdrawn=True, moved=False, first_um=6.5),
         Announcement(2, 3, None, withdrawn=True, moved=False, first_um=1.5),
         Announcement(2, None, None, withdrawn=False, moved=False),
+        Announcement(None, 4, 4, withdrawn=False, moved=False, first_um=9.0),
     ]
-    said = _announcing(found, [StackRun(stack)] * 3, 0, np.ones((5, 3), np.int64))
+    said = _announcing(
+        found, [StackRun(s) for s in (stack, stack, stack, lacks)], 0, np.ones((5, 4), np.int64)
+    )
     assert said["announced_mae_um"] == pytest.approx((2.0 + 3.0 + 10.5) / 3)
     assert said["announced_mae_um_interval"] == pytest.approx([said["announced_mae_um"]] * 2)
-    assert (said["n_never"], said["share_withdrawn_or_moved"]) == (2, 0.5)
+    assert (said["n"], said["n_never"], said["n_false"]) == (3, 2, 1)
+    assert said["share_withdrawn_or_moved"] == pytest.approx(2 / 3)
+    assert said["median_delay_slices"] == NEVER  # for good, of one in three
+    assert said["median_delay_if_kept_slices"] == 1  # at -1, at 1, and never
 
 
 def test_the_earliest_announcement_is_the_nearest_of_those_that_move_no_more_than_they_may() -> None:
     def point(delay, gone, off_um):
         return {
             "median_delay_slices": delay,
+            "median_delay_if_kept_slices": delay - (delay < NEVER),
             "share_withdrawn_or_moved": gone / 100,
             "announced_mae_um": off_um,
         }
@@ -126,10 +137,10 @@ def test_the_earliest_announcement_is_the_nearest_of_those_that_move_no_more_tha
     points = {"a": point(3.0, 1.5, 6.0), "b": point(1.0, 4.0, 7.5), "c": point(1.0, 5.0, 7.0)}
     never = {"a": point(NEVER, 12.0, 50.0)}
     first, second = _earliest({"ours": {"announcing": {"epidermis_dej": points, "dej_dermis": never}}})[-2:]
-    cells = dict(zip(GONE, first.strip("| ").split(" | ")[2:], strict=True))
-    assert cells == {0: "none", 1: "none", 2: "3.0 (6.0 um)", 5: "1.0 (7.0 um)", 10: "1.0 (7.0 um)",
-                     20: "1.0 (7.0 um)"}  # fmt: skip
-    assert second.strip("| ").split(" | ")[2:] == ["none"] * 5 + ["never (50.0 um)"]
+    cells = [row.strip("| ").split(" | ")[2:] for row in (first, second)]
+    assert list(GONE) == [0, 1, 2, 5, 10, 20]
+    assert cells[0] == ["none", "none", "3.0 (6.0 um)", *["1.0 (7.0 um)"] * 3, "0.0 (7.0 um)"]
+    assert cells[1] == [*["none"] * 5, "never (50.0 um)", "never (50.0 um)"]
 
 
 def a_stack(n_slices: int = 50) -> LabelledStack:
@@ -173,6 +184,27 @@ def test_counts_over_all_prefixes_of_a_clear_stack() -> None:
     assert (
         again(done, Estimation(uncalibrated(PRIOR))).estimates[-1].boundaries == done.estimates[-1].boundaries
     )
+
+
+def test_working_points_announce_when_they_say() -> None:
+    def dim(embeddings, z_um, weight) -> Recurrence:
+        given = clear(embeddings, z_um, weight)
+        return Recurrence(given.probabilities, 0.1 * given.evidence)
+
+    run = StackRun(a_stack(), (plain(a_stack()),))
+
+    def firsts(parameters) -> dict[str, int]:
+        networks = SimpleNamespace(estimator_parameters=parameters, recur=dim)
+        counts, points = _replay(run, 0, networks).counts, _working_points(networks)
+        return {name: counts[n].announcements[0].first for name, n in _places(points, 0).items()}
+
+    waits = firsts(None)
+    assert {int(wait): first - waits["1"] for wait, first in waits.items()} == {n: n - 1 for n in WAITS}
+    found = firsts(uncalibrated(PRIOR))
+    assert next(iter(found)) == f"{FOUND_PROBABILITY[0]:g}"
+    in_order = [found[name] for name in sorted(found, key=float)]
+    assert in_order == sorted(in_order)
+    assert found["0.3"] + 2 < found["0.65"] < found["0.98"] - 2
 
 
 def test_impossible_transitions_are_counted_in_every_prefix_where_it_ends() -> None:
@@ -277,7 +309,6 @@ def test_the_live_evaluation_reports_every_bundle_on_the_same_stacks(work: Path,
     assert points[0] == f"{parameters['found_probability'][1]:g}"
     assert len(points) == len(set(points))
     assert {str(found) for found in FOUND_PROBABILITIES} <= set(points)
-    assert {f"{found} for good" for found in FOUND_FOR_GOOD} | {f"{points[0]} for good"} <= set(points)
     assert list(one["live"]["full-bigru"]["announcing"]["dej_dermis"]) == [str(wait) for wait in WAITS]
     assert 0 < one["live"]["live"]["advice"]["share_used"] <= 1
     finished = one["live"]["live"]["advice"]["finished_by_fraction"]
