@@ -122,10 +122,13 @@ def read_calibration(checkpoint: Path, network: RecurrentStrata) -> dict[str, An
     return content
 
 
-def uncalibrated(prior: BoundaryPrior, evidence_scale: float = 1.0) -> EstimatorParameters:
+def uncalibrated(
+    prior: BoundaryPrior, evidence_scale: float = 1.0, *, for_good: bool = False
+) -> EstimatorParameters:
     """Give the estimator of a network nobody calibrated: the posterior's own levels, little settled."""
     levels = _levels(np.array(UNCALIBRATED))
-    return _parameters(prior, evidence_scale, levels, levels, 0.999)
+    parameters = _parameters(prior, evidence_scale, levels, levels, 0.999)
+    return parameters.model_copy(update={"for_good": for_good})
 
 
 def check_patients(stacks: Sequence[LabelledStack]) -> None:
@@ -151,6 +154,8 @@ def calibrate(
     prior: BoundaryPrior,
     domain: PictureDomain | None = None,
     beginnings: Sequence[StackRun] = (),
+    *,
+    for_good: bool = False,
 ) -> Calibration:
     """Calibrate on stacks of patients that no network was trained on or chosen by.
 
@@ -167,6 +172,8 @@ def calibrate(
     beginnings
         Of other stacks, by the same CNN, for the intervals given in the first quarter, see
         `trainer.beginnings`.
+    for_good
+        See `EstimatorParameters`.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def calibrate(
             runs.append(live_run(stack, slices_of(stack, rows_NE), recurrent, plain))
             advance(1, "")
     scale = _fit_scale(runs, prior)
-    estimation = Estimation(uncalibrated(prior, scale))
+    estimation = Estimation(uncalibrated(prior, scale, for_good=for_good))
     ranks: list[Rank] = []
     confidences: list[tuple[np.ndarray, np.ndarray]] = []
     with progress_bar("calibrating", len(stacks), "stacks") as advance:
@@ -202,7 +209,7 @@ def calibrate(
         _fit_levels(ranks, early, inside=True),
         _fit_levels(ranks, early, inside=False),
         _fit_settled(confidences),
-    ).model_copy(update={"domain": domain})
+    ).model_copy(update={"domain": domain, "for_good": for_good})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 

@@ -31,6 +31,12 @@ def calibrate(
             help="For networks trained on phantoms: more of them, of which only the first quarter comes.",
         ),
     ] = 0,
+    for_good: Annotated[
+        bool,
+        typer.Option(
+            "--for-good", help="What was first said of a boundary is kept, whatever later slices say."
+        ),
+    ] = False,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -75,6 +81,7 @@ def calibrate(
         recurrent.likelihood.prior(),
         picture_domain(stacks),
         begin_phantoms(data_set, cnn, beginnings, workers) if beginnings else (),
+        for_good=for_good,
     )
     path = write_calibration(rcn, found, recurrent)
     typer.echo(f"wrote {path}: {found.n_stacks} stacks of {found.n_patients} patients")

@@ -5,7 +5,7 @@ Shapes: S stacks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,20 @@ if TYPE_CHECKING:
 
 FOUND_PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Working points of the monotone estimator, besides the bundle's own."""
+FOUND_FOR_GOOD = (0.3, 0.5, 0.7)
+"""More of them, and the bundle's own once more, at which what was first said is kept for good."""
 WAITS = (1, 2, 3, 4, 6, 8)
 """Working points of the paper's reading: announce once found at so many slices running."""
 KINDS = ("inside", "forecast")
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """How a method announces: what of the bundle's estimator is changed, or how many slices it waits for."""
+
+    name: tuple[str, str]
+    changes: dict[str, Any] = field(default_factory=dict)
+    wait: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,31 +94,42 @@ def live_evaluation(
     return found
 
 
-def _working_points(networks: Networks) -> tuple[tuple[float, float], ...] | tuple[int, ...]:
+def _working_points(networks: Networks) -> tuple[WorkingPoint, ...]:
     """Working points of a bundle, its own first."""
     if networks.estimator_parameters is None:
-        return WAITS
+        return tuple(WorkingPoint((f"{wait}", f"{wait}"), wait=wait) for wait in WAITS)
     own = networks.estimator_parameters.found_probability
-    return (own, *(both for found in FOUND_PROBABILITIES if (both := (found, found)) != own))
+    others = [(found, found) for found in FOUND_PROBABILITIES if (found, found) != own]
+    for_good = [own, *((found, found) for found in FOUND_FOR_GOOD if (found, found) != own)]
+    return (
+        WorkingPoint(_named(own)),
+        *(WorkingPoint(_named(found), {"found_probability": found}) for found in others),
+        *(
+            WorkingPoint(_named(found, " for good"), {"found_probability": found, "for_good": True})
+            for found in for_good
+        ),
+    )
 
 
-def _places(points: Sequence[tuple[float, float] | int], k: int) -> dict[str, int]:
-    """Place of each working point of a boundary, by its probability or the slices waited for; own first."""
+def _named(found: tuple[float, float], how: str = "") -> tuple[str, str]:
+    return f"{found[0]:g}{how}", f"{found[1]:g}{how}"
+
+
+def _places(points: Sequence[WorkingPoint], k: int) -> dict[str, int]:
+    """Place of each working point of a boundary, by its name; own first."""
     places: dict[str, int] = {}
     for place, point in enumerate(points):
-        places.setdefault(f"{point if isinstance(point, int) else point[k]:g}", place)
+        places.setdefault(point.name[k], place)
     return places
 
 
 def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
     stack, parameters = run.stack, networks.estimator_parameters
     own = live_run(stack, run.slices[number], networks.recur, Estimation(parameters), run.n_planned)
+    points = _working_points(networks)
     if parameters is None:
-        return _Seen(tuple(count(own, wait) for wait in WAITS), [], None)
-    others = [
-        again(own, Estimation(parameters.model_copy(update={"found_probability": found})))
-        for found in _working_points(networks)[1:]
-    ]
+        return _Seen(tuple(count(own, point.wait) for point in points), [], None)
+    others = [again(own, Estimation(parameters.model_copy(update=point.changes))) for point in points[1:]]
     advised = advised_run(stack, run.slices[number], networks.recur, Estimation(parameters))
     errors: dict[str, float] = {"share_used": len(advised.taken) / stack.n_slices}
     for which, estimate in (("sweep", own.estimates[-1]), ("advised", advised.estimate)):
@@ -124,7 +146,7 @@ def _replay(run: StackRun, number: int, networks: Networks) -> _Seen:
 def _summary(
     runs: Sequence[StackRun],
     seen: Sequence[_Seen],
-    points: Sequence[tuple[float, float] | int],
+    points: Sequence[WorkingPoint],
     weights: np.ndarray,
 ) -> dict[str, Any]:
     assert all(len(one.counts) == len(points) for one in seen)  # noqa: S101  # a count for every working point

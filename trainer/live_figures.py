@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LATEST_SLICES = 12.0
 QUARTERS = range(1, 5)
 LINES = ("o-", "s--")
+HOW = {"": ("o-", "as it is said"), "for good": ("^:", "for good (ours)")}
+"""Marks of working points, by what follows the number in their name."""
 GONE = "taken back or moved by more than 6 um, %"
 
 
@@ -59,8 +61,8 @@ def draw_live(live: dict[str, Any], title: str, path: Path) -> None:
     impossible.set_ylim(0, max(1.0, impossible.get_ylim()[1]))
     for boundary, line in zip(BOUNDARIES, LINES, strict=True):
         late.plot([], [], line, markersize=4, color="black", label=BOUNDARY_NAMES[boundary])
-    for marks, how in (("o-", "as it is said"), ("^", "at the earliest, if the first is kept")):
-        first.plot([], [], marks, color="black", label=how)
+    for marks, how in HOW.values():
+        first.plot([], [], marks, markersize=4, color="black", label=how)
     for axis in (newest, coverage, widths, late, first):
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
@@ -72,12 +74,12 @@ def _announcing(
 ) -> None:
     for axis, boundary, line in zip(at_points, BOUNDARIES, LINES, strict=True):
         by_point = one["announcing"][boundary]
-        points = [by_point[key] for key in sorted(by_point, key=float)]
-        delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
-        shares = [100 * point["share_withdrawn_or_moved"] for point in points]
-        axis.plot(shares, delays, "o-", markersize=4, color=color)
-        kept = min(point["median_delay_if_kept_slices"] for point in points)
-        axis.plot(0, min(kept, LATEST_SLICES), "^", markersize=7, color=color, alpha=0.6)
+        for how, (marks, _) in HOW.items():
+            keys = {float(key.split()[0]): key for key in by_point if key.partition(" ")[2] == how}
+            points = [by_point[keys[number]] for number in sorted(keys)]
+            delays = [min(point["median_delay_slices"], LATEST_SLICES) for point in points]
+            shares = [100 * point["share_withdrawn_or_moved"] for point in points]
+            axis.plot(shares, delays, marks, markersize=4, color=color)
         by_quarter = one["announcing_by_quarter"][boundary]
         delays = [min(each["median_delay_slices"], LATEST_SLICES) for each in by_quarter["crossed_in"]]
         shares = [100 * each["share_withdrawn_or_moved"] for each in by_quarter["announced_in"]]

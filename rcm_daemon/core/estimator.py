@@ -103,6 +103,9 @@ class EstimatorParameters(_Record):
         Each boundary is found once it lies above the newest slice with its probability, epidermis-DEJ also
         once DEJ-dermis is found; below 0.5 where missing one costs more than a false one. One number in a
         file is meant for both.
+    for_good
+        Whether what was first said of a boundary is kept whatever the posterior says later, as long as slices
+        come one below the other: neither moved nor taken back, unless the other boundary leaves no room.
     settled_probability
         A label of at least this posterior probability changes in at most 1 % of the cases.
     inside, forecast
@@ -119,6 +122,7 @@ class EstimatorParameters(_Record):
     thinnest_um: Um
     evidence_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     found_probability: Annotated[tuple[FoundProbability, FoundProbability], BeforeValidator(_for_both)]
+    for_good: bool = False
     settled_probability: Annotated[float, Field(ge=0.5, le=1)]
     inside: Levels
     forecast: Levels
@@ -207,15 +211,18 @@ class Reading:
     deepest_um
         Depth of the deepest slice that says anything.
     statuses
-        Of both boundaries.
+        Of both boundaries, had nothing been said before.
     points_um
         Of both, where a depth is held at least, the median, and where it is held at most, see `HELD`.
+    for_good
+        Whether what was said before is kept, see `EstimatorParameters`.
     """
 
     z_um: NDArray[np.float64]
     deepest_um: float
     statuses: tuple[Status, Status]
     points_um: tuple[list[float], list[float]]
+    for_good: bool
 
     @classmethod
     def of(cls, posterior: BoundaryPosterior, parameters: EstimatorParameters) -> Reading:
@@ -223,17 +230,27 @@ class Reading:
         z_um = posterior.depths_um[: posterior.n_slices]
         first, second = (posterior.quantile(k, np.array([HELD[0], 0.5, HELD[1]])).tolist() for k in (0, 1))
         statuses = statuses_of(posterior, parameters.found_probability)
-        return cls(z_um, float(z_um[posterior.deepest]), statuses, (first, second))
+        return cls(z_um, float(z_um[posterior.deepest]), statuses, (first, second), parameters.for_good)
 
     def depths(self, thinnest_um: float, before: Said) -> tuple[tuple[Status, float], tuple[Status, float]]:
         """Where each boundary lies, and at which depth in um where that is inside the stack.
 
         One found before stays there as long as that is about as probable. A found one lies at the deepest
         slice that says anything or above it, whatever its distribution; where that is the first slice, it
-        lies above the stack.
+        lies above the stack. What holds of DEJ-dermis holds of epidermis-DEJ, which lies above it.
         """
-        second = self._depth(1, before[1])
-        return self._depth(0, before[0], _lowest_um(self.z_um, second, thinnest_um)), second
+        second = self._depth(1, before[1], self.statuses[1])
+        if second[0] == "above_start":
+            return second, second
+        status = self.statuses[0]
+        if second[0] == "inside" and status == "not_reached":
+            status = "inside"
+        return self._depth(0, before[0], status, _lowest_um(self.z_um, second, thinnest_um)), second
+
+    @property
+    def forgets(self) -> bool:
+        """Whether nothing is found, whatever was said before."""
+        return "inside" not in self.statuses and not self.for_good
 
     def said(self, thinnest_um: float, before: Said) -> Said:
         """Return the depths of those that are found."""
@@ -242,12 +259,16 @@ class Reading:
         )
         return first, second
 
-    def _depth(self, k: int, before_um: float | None, lowest_um: float = math.inf) -> tuple[Status, float]:
-        if self.statuses[k] != "inside":
-            return self.statuses[k], 0.0
+    def _depth(
+        self, k: int, before_um: float | None, status: Status, lowest_um: float = math.inf
+    ) -> tuple[Status, float]:
         low_um, um, high_um = self.points_um[k]
-        if before_um is not None:
+        if before_um is not None and self.for_good:
+            status, um = "inside", before_um
+        elif before_um is not None:
             um = min(max(before_um, low_um), high_um)
+        if status != "inside":
+            return status, 0.0
         um = min(um, self.deepest_um, lowest_um)
         return ("inside", um) if um > self.z_um[0] else ("above_start", 0.0)
 

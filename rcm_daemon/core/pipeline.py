@@ -172,7 +172,7 @@ def follow(
         if given.evidence is None:
             return said
         reading = Reading.of(posterior_of(z_um[:n], weight[:n], given.evidence, parameters), parameters)
-        if "inside" not in reading.statuses:
+        if reading.forgets:
             said = NOTHING_SAID
             break
         readings.append(reading)

@@ -107,3 +107,19 @@ def test_recorded_stacks_have_no_beginnings_to_be_drawn(work: Path) -> None:
             "calibrate", "--data", work / "data", "--cnn", work / "cnn", "--rcn", work / "rcn",
             "--beginnings", "5",
         )  # fmt: skip
+
+
+def test_the_command_calibrates_what_is_kept_for_good(work: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("trainer.calibrate.FEWEST_PATIENTS", 1)  # the tests' set has no more
+    monkeypatch.setattr("trainer.picture_domain.FEWEST_PICTURES", 2)
+    write_seeded_bundle(tmp_path / "live", "live")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "live" / "rcn.pt").rename(folder / "best.pt")
+    for options, for_good in (([], False), (["--for-good"], True)):
+        run(
+            "calibrate", "--data", work / "data", "--cnn", work / "cnn", "--rcn", folder,
+            "--split", work / "cnn" / "split.json", "--part", "validation", *options,
+        )  # fmt: skip
+        content = json.loads((folder / "calibration.json").read_text())
+        assert content["estimator"]["for_good"] == for_good

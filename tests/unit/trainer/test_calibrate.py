@@ -13,6 +13,7 @@ from seeded_bundles import write_seeded_bundle
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
+from rcm_daemon.core.estimator import EstimatorParameters
 from rcm_daemon.core.pipeline import Estimation, Recurrence
 from rcm_daemon.core.posterior import BoundaryPrior
 from rcm_daemon.core.quality import PictureDomain
@@ -127,6 +128,18 @@ def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
     assert more.parameters.settled_probability == found.parameters.settled_probability
 
 
+def test_what_is_said_may_be_calibrated_to_be_kept_for_good() -> None:
+    data = stacks(40, 0)
+    held, kept = (
+        calibrate(*data, overconfident, PRIOR, for_good=for_good).parameters for for_good in (False, True)
+    )
+    assert (held.for_good, kept.for_good) == (False, True)
+    assert kept.settled_probability < held.settled_probability  # fewer labels change
+    older = held.model_dump(by_alias=True)
+    del older["for_good"]
+    assert EstimatorParameters.model_validate(older) == held
+
+
 def test_settled_labels_hardly_ever_change() -> None:
     found = calibrate(*stacks(80, 2), overconfident, PRIOR)
     made, embeddings = stacks(60, 3)
@@ -178,7 +191,7 @@ def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says
     tmp_path,
 ) -> None:
     plain = write_seeded_bundle(tmp_path, "live")
-    found = calibrate(*stacks(25, 0), overconfident, PRIOR)
+    found = calibrate(*stacks(25, 0), overconfident, PRIOR, for_good=True)
     write_calibration(tmp_path, found, load_rcn(tmp_path / "rcn.pt")[0])
     calibrated = tmp_path / "calibrated"
     export_bundle(tmp_path / "cnn.pt", tmp_path / "rcn.pt", calibrated, name="live")
@@ -205,3 +218,4 @@ def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says
         card = (folder / "MODEL_CARD.md").read_text()
         assert ("Its intervals are not calibrated" in card) != is_calibrated
         assert "Epidermis-DEJ counts as found from a probability of 0." in card
+        assert ("is kept for good" in card) == is_calibrated

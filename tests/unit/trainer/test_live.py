@@ -21,6 +21,7 @@ from trainer.advised import advised_run
 from trainer.calibrate import FOUND_PROBABILITY, uncalibrated
 from trainer.data.manifest import LabelledStack
 from trainer.live_evaluation import (
+    FOUND_FOR_GOOD,
     FOUND_PROBABILITIES,
     WAITS,
     _announcing,
@@ -201,10 +202,27 @@ def test_working_points_announce_when_they_say() -> None:
     waits = firsts(None)
     assert {int(wait): first - waits["1"] for wait, first in waits.items()} == {n: n - 1 for n in WAITS}
     found = firsts(uncalibrated(PRIOR))
+    for_good = {name for name in found if name.endswith(" for good")}
+    assert for_good == {f"{p:g} for good" for p in (FOUND_PROBABILITY[0], *FOUND_FOR_GOOD)}
+    assert all(found[name] == found[name.split()[0]] for name in for_good)
     assert next(iter(found)) == f"{FOUND_PROBABILITY[0]:g}"
-    in_order = [found[name] for name in sorted(found, key=float)]
+    in_order = [found[name] for name in sorted(set(found) - for_good, key=float)]
     assert in_order == sorted(in_order)
     assert found["0.3"] + 2 < found["0.65"] < found["0.98"] - 2
+
+
+def test_what_is_kept_for_good_is_never_gone() -> None:
+    def wavers(embeddings, z_um, weight) -> Recurrence:
+        """Epidermis-DEJ at 60 um, which every second slice denies."""
+        given = clear(embeddings, z_um, weight)
+        denied = 0.5 * np.eye(3, dtype=np.float32)[np.zeros(len(z_um), int)]
+        return Recurrence(given.probabilities, given.evidence if len(z_um) % 2 else denied)
+
+    stack = a_stack(34)
+    networks = SimpleNamespace(estimator_parameters=uncalibrated(PRIOR), recur=wavers)
+    seen, points = _replay(StackRun(stack, (plain(stack),)), 0, networks), _working_points(networks)
+    gone = {point.name[0]: seen.counts[n].announcements[0].withdrawn for n, point in enumerate(points)}
+    assert [gone[name] for name in ("0.65", "0.65 for good", "0.5", "0.5 for good")] == [True, False] * 2
 
 
 def test_impossible_transitions_are_counted_in_every_prefix_where_it_ends() -> None:
