@@ -98,20 +98,19 @@ def _working_points(networks: Networks) -> tuple[WorkingPoint, ...]:
     """Working points of a bundle, its own first."""
     if networks.estimator_parameters is None:
         return tuple(WorkingPoint((f"{wait}", f"{wait}"), wait=wait) for wait in WAITS)
-    own = networks.estimator_parameters.found_probability
-    others = [(found, found) for found in FOUND_PROBABILITIES if (found, found) != own]
-    for_good = [own, *((found, found) for found in FOUND_FOR_GOOD if (found, found) != own)]
-    return (
-        WorkingPoint(_named(own)),
-        *(WorkingPoint(_named(found), {"found_probability": found}) for found in others),
-        *(
-            WorkingPoint(_named(found, " for good"), {"found_probability": found, "for_good": True})
-            for found in for_good
-        ),
-    )
+    own, kept = networks.estimator_parameters.found_probability, networks.estimator_parameters.for_good
+    points = {
+        _named(found, for_good): WorkingPoint(
+            _named(found, for_good), {"found_probability": found, "for_good": for_good}
+        )
+        for for_good, probabilities in ((False, FOUND_PROBABILITIES), (True, FOUND_FOR_GOOD))
+        for found in (own, *((both, both) for both in probabilities))
+    }
+    return (points.pop(_named(own, kept)), *points.values())
 
 
-def _named(found: tuple[float, float], how: str = "") -> tuple[str, str]:
+def _named(found: tuple[float, float], for_good: bool) -> tuple[str, str]:
+    how = " for good" if for_good else ""
     return f"{found[0]:g}{how}", f"{found[1]:g}{how}"
 
 

@@ -205,6 +205,10 @@ def test_working_points_announce_when_they_say() -> None:
     for_good = {name for name in found if name.endswith(" for good")}
     assert for_good == {f"{p:g} for good" for p in (FOUND_PROBABILITY[0], *FOUND_FOR_GOOD)}
     assert all(found[name] == found[name.split()[0]] for name in for_good)
+    # A bundle that keeps what it said is read both ways too, its own first.
+    kept = firsts(uncalibrated(PRIOR, for_good=True))
+    assert next(iter(kept)) == f"{FOUND_PROBABILITY[0]:g} for good"
+    assert kept == found
     assert next(iter(found)) == f"{FOUND_PROBABILITY[0]:g}"
     in_order = [found[name] for name in sorted(set(found) - for_good, key=float)]
     assert in_order == sorted(in_order)
@@ -219,10 +223,11 @@ def test_what_is_kept_for_good_is_never_gone() -> None:
         return Recurrence(given.probabilities, given.evidence if len(z_um) % 2 else denied)
 
     stack = a_stack(34)
-    networks = SimpleNamespace(estimator_parameters=uncalibrated(PRIOR), recur=wavers)
-    seen, points = _replay(StackRun(stack, (plain(stack),)), 0, networks), _working_points(networks)
-    gone = {point.name[0]: seen.counts[n].announcements[0].withdrawn for n, point in enumerate(points)}
-    assert [gone[name] for name in ("0.65", "0.65 for good", "0.5", "0.5 for good")] == [True, False] * 2
+    for for_good in (False, True):
+        networks = SimpleNamespace(estimator_parameters=uncalibrated(PRIOR, for_good=for_good), recur=wavers)
+        seen, points = _replay(StackRun(stack, (plain(stack),)), 0, networks), _working_points(networks)
+        gone = {point.name[0]: seen.counts[n].announcements[0].withdrawn for n, point in enumerate(points)}
+        assert [gone[name] for name in ("0.65", "0.65 for good", "0.5", "0.5 for good")] == [True, False] * 2
 
 
 def test_impossible_transitions_are_counted_in_every_prefix_where_it_ends() -> None:
