@@ -2,8 +2,8 @@
 
 A boundary is seldom found before a quarter of the stack has come: a thousand whole stacks know the coverage
 of those intervals to six points. Most beginnings come nowhere near a boundary: of them some are rendered, and
-each counts for as many as it stands for (Horvitz and Thompson 1952). Not too few of them: where one in a
-hundred announces a boundary that is not there, its intervals count for as many too.
+each counts for as many as it stands for (Horvitz and Thompson 1952). Not too few of them: of one that
+announces a boundary that is not there, which is rare, the intervals count for as many too.
 """
 
 from __future__ import annotations
