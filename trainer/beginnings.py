@@ -8,55 +8,28 @@ announces a boundary that is not there, which is rare, the intervals count for a
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcm_daemon.core.pipeline import Estimation
 from rcm_daemon.core.records import BOUNDARIES
-from rcm_daemon.simulator import TRAINING_FAMILIES
 from trainer.bootstrap import patient_weights, resampled
-from trainer.export import export_bundle
 from trainer.live_runs import live_run
 from trainer.live_scores import coverages
 from trainer.markdown_tables import BOUNDARY_NAMES, table
-from trainer.offline import LeftOut, fresh_phantoms, run_bundles
+from trainer.offline import LeftOut
 from trainer.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rcm_daemon.bundle.sessions import Networks
-    from trainer.data.manifest import DataSet
     from trainer.live_scores import Coverage
     from trainer.offline import StackRun
 
 FIRST_SHARE = 0.25
 BEGINNINGS = LeftOut(first_share=FIRST_SHARE, taken=((5.0, 1.0), (25.0, 0.4), (np.inf, 0.3)))
-
-
-def begin_phantoms(data: DataSet, cnn: Path, n_stacks: int, n_workers: int) -> list[StackRun]:
-    """Run a CNN over the beginnings of phantoms that are not in a set of them, drawn by its digest.
-
-    Parameters
-    ----------
-    data
-        The set, of phantoms; its pitch is theirs.
-    cnn
-        Run folder or checkpoint of the CNN.
-    n_stacks, n_workers
-        How many, and how many processes run them.
-    """
-    title = f"beginnings of {n_stacks} phantoms"
-    planned = fresh_phantoms(
-        data.digest, n_stacks, TRAINING_FAMILIES, "beginnings", None, data.stacks[0].pixel_size_um
-    )
-    with TemporaryDirectory() as folder:
-        bundle = Path(folder) / "cnn"
-        export_bundle(cnn, None, bundle, name="cnn")
-        return run_bundles([bundle], planned, n_workers, title, BEGINNINGS)
 
 
 def evaluate_beginnings(runs: Sequence[StackRun], networks: Networks) -> dict[str, Any]:

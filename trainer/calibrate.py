@@ -154,6 +154,7 @@ def calibrate(
     prior: BoundaryPrior,
     domain: PictureDomain | None = None,
     beginnings: Sequence[StackRun] = (),
+    phantoms: Sequence[StackRun] = (),
     *,
     for_good: bool = False,
 ) -> Calibration:
@@ -169,9 +170,10 @@ def calibrate(
         Its prior.
     domain
         What their pictures look like, to be kept with the rest.
-    beginnings
-        Of other stacks, by the same CNN, for the intervals given in the first quarter, see
-        `trainer.beginnings`.
+    beginnings, phantoms
+        Other stacks, by the same CNN: beginnings, for the intervals given in the first quarter, and whole
+        ones, for those given after it or to whom no number of slices is announced, see
+        `trainer.calibration_phantoms`.
     for_good
         See `EstimatorParameters`.
 
@@ -197,7 +199,7 @@ def calibrate(
             ranks.extend(_ranks(run, prior, scale))
             confidences.append(_confidences(run, estimation))
             advance(1, "")
-    early = _early_ranks(beginnings, recurrent, prior, scale) if beginnings else []
+    early, late = (_more_ranks(others, recurrent, prior, scale) for others in (beginnings, phantoms))
     answers = [
         (given.probabilities, run.stack.labels[: len(given.probabilities)])
         for run in runs
@@ -206,22 +208,24 @@ def calibrate(
     parameters = _parameters(
         prior,
         scale,
-        _fit_levels(ranks, early, inside=True),
-        _fit_levels(ranks, early, inside=False),
+        _fit_levels(ranks, early, late, inside=True),
+        _fit_levels(ranks, early, late, inside=False),
         _fit_settled(confidences),
     ).model_copy(update={"domain": domain, "for_good": for_good})
     return Calibration(_fit_temperature(answers), parameters, len(stacks), len(patients))
 
 
-def _early_ranks(
-    beginnings: Sequence[StackRun], recurrent: Recurrent, prior: BoundaryPrior, scale: float
+def _more_ranks(
+    others: Sequence[StackRun], recurrent: Recurrent, prior: BoundaryPrior, scale: float
 ) -> list[Rank]:
     ranks: list[Rank] = []
-    with progress_bar("calibrating on beginnings", len(beginnings), "stacks") as advance:
-        for begun in beginnings:
-            if begun.weight:
-                run = live_run(begun.stack, begun.slices[0], recurrent, Estimation(), begun.n_planned)
-                ranks.extend(_ranks(run, prior, scale, begun.weight, "another "))
+    if not others:
+        return ranks
+    with progress_bar("calibrating on phantoms", len(others), "stacks") as advance:
+        for one in others:
+            if one.weight:
+                run = live_run(one.stack, one.slices[0], recurrent, Estimation(), one.n_planned)
+                ranks.extend(_ranks(run, prior, scale, one.weight, "another "))
             advance(1, "")
     return ranks
 
@@ -298,15 +302,18 @@ def _ranks(
     return found
 
 
-def _fit_levels(ranks: Sequence[Rank], early: Sequence[Rank], *, inside: bool) -> Levels:
-    """Levels of all quarters together from whole stacks, of each quarter from beginnings as well."""
-    chosen = [rank for rank in ranks if rank.inside == inside]
-    overall = [_edges([rank for rank in chosen if rank.boundary == k]) for k in range(len(BOUNDARIES))]
+def _fit_levels(
+    ranks: Sequence[Rank], early: Sequence[Rank], late: Sequence[Rank], *, inside: bool
+) -> Levels:
+    """Levels of each quarter, the first with the beginnings' ranks, and of all together, with the others'."""
+    ranks, early, late = ([rank for rank in own if rank.inside == inside] for own in (ranks, early, late))
+    begun, whole = (*ranks, *early), (*ranks, *late)
+    overall = [_edges([rank for rank in whole if rank.boundary == k]) for k in range(len(BOUNDARIES))]
     by_share = []
     for quarter in range(N_SHARES):
         of_quarter = [
             rank
-            for rank in (*chosen, *(rank for rank in early if rank.inside == inside))
+            for rank in (whole if quarter else begun)
             if min(N_SHARES - 1, int(np.ceil(rank.share_seen * N_SHARES)) - 1) == quarter
         ]
         pairs = []

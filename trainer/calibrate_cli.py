@@ -28,8 +28,12 @@ def calibrate(
         int,
         typer.Option(
             min=0,
-            help="For networks trained on phantoms: more of them, of which only the first quarter comes.",
+            help="For networks trained on phantoms: more of them, of which only the first quarter comes, "
+            "for the intervals given in it.",
         ),
+    ] = 0,
+    phantoms: Annotated[
+        int, typer.Option(min=0, help="Likewise, whole ones, for the intervals given after it.")
     ] = 0,
     for_good: Annotated[
         bool,
@@ -44,14 +48,15 @@ def calibrate(
 ) -> None:
     """Calibrate a live network's probabilities and intervals on patients of their own, before its export."""
     from rcm_daemon.errors import DataSetError
-    from trainer.beginnings import begin_phantoms
+    from trainer.beginnings import BEGINNINGS
     from trainer.calibrate import calibrate as fit
     from trainer.calibrate import check_patients, write_calibration
+    from trainer.calibration_phantoms import calibration_phantoms
     from trainer.data.manifest import load_data_set
     from trainer.data.prepared import prepare
     from trainer.data.split import PARTS, load_split
     from trainer.embeddings import embed_set
-    from trainer.offline import graph_runner
+    from trainer.offline import WHOLE, graph_runner
     from trainer.picture_domain import picture_domain
     from trainer.precision import choose_device, set_threads
     from trainer.train_cnn import load_cnn
@@ -61,8 +66,10 @@ def calibrate(
         raise DataSetError(f"a part of a split must be one of {', '.join(PARTS)}, got {part}")
     set_threads(threads)
     data_set = load_data_set(data)
-    if beginnings and not data_set.is_phantom:
-        raise DataSetError(f"beginnings are of phantoms, {data_set.path} holds recorded stacks")
+    if (beginnings or phantoms) and not data_set.is_phantom:
+        raise DataSetError(
+            f"--beginnings and --phantoms are for sets of phantoms, {data_set.path} holds recorded stacks"
+        )
     network = load_cnn(cnn)[0]
     recurrent = load_rcn(rcn)[0]
     if recurrent.likelihood is None:
@@ -74,13 +81,18 @@ def calibrate(
     prepared = prepare(data_set, network.size, where, workers)
     embeddings_TE = embed_set(network, prepared, {0: indices}, where, choose_device(device))[0]
     starts = data_set.starts
+    begun, whole = (
+        calibration_phantoms(data_set, cnn, n_stacks, workers, where, left_out) if n_stacks else []
+        for n_stacks, left_out in ((beginnings, BEGINNINGS), (phantoms, WHOLE))
+    )
     found = fit(
         stacks,
         [embeddings_TE[starts[index] : starts[index + 1]] for index in indices],
         graph_runner(recurrent),
         recurrent.likelihood.prior(),
         picture_domain(stacks),
-        begin_phantoms(data_set, cnn, beginnings, workers) if beginnings else (),
+        begun,
+        whole,
         for_good=for_good,
     )
     path = write_calibration(rcn, found, recurrent)

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from rcm_daemon.simulator import Phantom
     from trainer.networks.rcn import RecurrentStrata
 
-Source = LabelledStack | tuple[StackPlan, SetParameters]
+Planned = tuple[StackPlan, SetParameters]
+Source = LabelledStack | Planned
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def fresh_phantoms(
     purpose: str,
     z_step_um: float | None = None,
     pixel_size_um: float = 0.5,
-) -> list[Source]:
+) -> list[Planned]:
     """Plan phantoms that nobody has tuned to: their seed follows from the bundle's digest.
 
     Parameters

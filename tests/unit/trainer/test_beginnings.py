@@ -101,14 +101,6 @@ def test_an_evaluation_of_beginnings_reports_them(work: Path, tmp_path) -> None:
         run("evaluate", folder, "--out", out, "--beginnings", "12", "--missing", "0.1")
 
 
-def test_recorded_stacks_have_no_beginnings_to_be_drawn(work: Path) -> None:
-    with pytest.raises(DataSetError, match=r"beginnings are of phantoms, .* holds recorded stacks"):
-        run(
-            "calibrate", "--data", work / "data", "--cnn", work / "cnn", "--rcn", work / "rcn",
-            "--beginnings", "5",
-        )  # fmt: skip
-
-
 def test_the_command_calibrates_what_is_kept_for_good(work: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("trainer.calibrate.FEWEST_PATIENTS", 1)  # the tests' set has no more
     monkeypatch.setattr("trainer.picture_domain.FEWEST_PICTURES", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_intervals_hold_however_few_patients_set_their_levels(n_patients: int) -
     held = []
     for _ in range(500):
         ranks = [Rank(f"p{i}", 0, True, 1.0, rank) for i, rank in enumerate(rng.uniform(size=n_patients))]
-        low, high = _fit_levels(ranks, (), inside=True).overall[0]
+        low, high = _fit_levels(ranks, (), (), inside=True).overall[0]
         held.append(high - low)  # of a new patient's rank, as uniform as theirs
     assert np.mean(held) == pytest.approx(1 - 2 * ((n_patients + 1) // 20) / (n_patients + 1), abs=0.006)
     assert np.mean(held) > 0.895
@@ -125,6 +126,24 @@ def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
     assert more.parameters.forecast.by_share[0] != found.parameters.forecast.by_share[0]
     same = ("temperature", "n_stacks", "n_patients")
     assert [getattr(more, name) for name in same] == [getattr(found, name) for name in same]
+    assert more.parameters.settled_probability == found.parameters.settled_probability
+
+
+def test_whole_phantoms_set_the_levels_of_all_but_the_first_quarter() -> None:
+    found = calibrate(*stacks(100, 0), overconfident, PRIOR)
+    others = [StackRun(stack, (slices_of(stack, rows),)) for stack, rows in zip(*stacks(400, 7), strict=True)]
+    more = calibrate(*stacks(100, 0), overconfident, PRIOR, phantoms=others)
+    assert more.parameters.evidence_scale == found.parameters.evidence_scale
+    both, embeddings = (a + b for a, b in zip(stacks(100, 0), stacks(400, 7), strict=True))
+    both = [replace(stack, patient=f"p{number}") for number, stack in enumerate(both)]
+    together = calibrate(both, embeddings, overconfident, PRIOR)
+    assert together.parameters.evidence_scale == found.parameters.evidence_scale  # so ranks are the same
+    for kind in ("inside", "forecast"):
+        before, after, wanted = (getattr(one.parameters, kind) for one in (found, more, together))
+        # Too few find a boundary in the first quarter: its intervals take the levels of all together.
+        assert after.by_share[0] == (after.overall if kind == "inside" else before.by_share[0])
+        assert after.by_share[1:] == wanted.by_share[1:] != before.by_share[1:]
+        assert after.overall == wanted.overall != before.overall
     assert more.parameters.settled_probability == found.parameters.settled_probability
 
 
