@@ -54,7 +54,7 @@ def calibration_phantoms(
     planned = fresh_phantoms(data.digest, n_stacks, TRAINING_FAMILIES, kind, None, pixel_size_um)
     digest = state_digest(load_cnn(cnn)[0].state_dict())
     by_key = ["bundle", "planned", "left_out", "n_workers", "title"]
-    run_part = Memory(cache, verbose=0).cache(_run_part, ignore=by_key)
+    run_part = Memory(cache / "calibration-phantoms", verbose=0).cache(_run_part, ignore=by_key)
     found: list[StackRun] = []
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "cnn"
