@@ -131,10 +131,10 @@ def test_beginnings_set_the_levels_of_the_first_quarter_alone() -> None:
 
 def test_whole_phantoms_set_the_levels_of_all_but_the_first_quarter() -> None:
     found = calibrate(*stacks(100, 0), overconfident, PRIOR)
-    others = [StackRun(stack, (slices_of(stack, rows),)) for stack, rows in zip(*stacks(400, 7), strict=True)]
+    others = [StackRun(stack, (slices_of(stack, rows),)) for stack, rows in zip(*stacks(150, 7), strict=True)]
     more = calibrate(*stacks(100, 0), overconfident, PRIOR, phantoms=others)
     assert more.parameters.evidence_scale == found.parameters.evidence_scale
-    both, embeddings = (a + b for a, b in zip(stacks(100, 0), stacks(400, 7), strict=True))
+    both, embeddings = (a + b for a, b in zip(stacks(100, 0), stacks(150, 7), strict=True))
     both = [replace(stack, patient=f"p{number}") for number, stack in enumerate(both)]
     together = calibrate(both, embeddings, overconfident, PRIOR)
     assert together.parameters.evidence_scale == found.parameters.evidence_scale  # so ranks are the same
