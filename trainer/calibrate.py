@@ -172,7 +172,7 @@ def calibrate(
         What their pictures look like, to be kept with the rest.
     beginnings, phantoms
         Other stacks, by the same CNN: beginnings, for the intervals given in the first quarter, and whole
-        ones, for those given after it or to whom no number of slices is announced, see
+        ones, for those given after it and those of stacks of unknown length, see
         `trainer.calibration_phantoms`.
     for_good
         See `EstimatorParameters`.

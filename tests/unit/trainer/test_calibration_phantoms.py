@@ -80,8 +80,8 @@ def test_a_part_that_something_else_made_is_run_anew(
         left_out = BEGINNINGS
     else:
         build = trainer.calibration_phantoms.build_stack
-        darker = lambda *plan: build(replace(plan[0], seed=plan[0].seed + 1), plan[1])  # noqa: E731
-        monkeypatch.setattr(trainer.calibration_phantoms, "build_stack", darker)
+        another = lambda plan, parameters: build(replace(plan, seed=plan.seed + 1), parameters)  # noqa: E731
+        monkeypatch.setattr(trainer.calibration_phantoms, "build_stack", another)
     calibration_phantoms(data, cnn, 2, 1, tmp_path, left_out)
     assert len(parts_run) == 2
 
