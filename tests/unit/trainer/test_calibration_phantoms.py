@@ -106,3 +106,25 @@ def test_a_stop_costs_the_part_that_was_running(data, work: Path, tmp_path, part
 def test_to_recorded_stacks_no_phantoms_are_added(work: Path, option) -> None:
     with pytest.raises(DataSetError, match=r"are for sets of phantoms, .* holds recorded stacks"):
         run("calibrate", "--data", work / "data", "--cnn", work / "cnn", "--rcn", work / "rcn", option, "5")
+
+
+def test_the_command_gives_each_kind_of_phantoms_its_place(work: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("trainer.data.manifest.DataSet.is_phantom", property(lambda _: True))
+    monkeypatch.setattr("trainer.calibrate.FEWEST_PATIENTS", 1)  # the tests' set has no more
+    monkeypatch.setattr("trainer.picture_domain.FEWEST_PICTURES", 2)
+    monkeypatch.setattr(trainer.calibration_phantoms, "calibration_phantoms", lambda *given: given)
+    places = []
+
+    def looked_at(*given, **_) -> None:
+        places.extend(given[-2:])
+        raise DataSetError("seen")
+
+    monkeypatch.setattr("trainer.calibrate.calibrate", looked_at)
+    write_seeded_bundle(tmp_path / "live", "live")
+    with pytest.raises(DataSetError, match="seen"):
+        run(
+            "calibrate", "--data", work / "data", "--cnn", work / "cnn",
+            "--rcn", tmp_path / "live" / "rcn.pt", "--split", work / "cnn" / "split.json",
+            "--part", "validation", "--beginnings", "5", "--phantoms", "3",
+        )  # fmt: skip
+    assert [(n_stacks, left_out) for *_, n_stacks, _, _, left_out in places] == [(5, BEGINNINGS), (3, WHOLE)]
