@@ -114,14 +114,14 @@ def _estimating(estimator: EstimatorParameters | None) -> str:
     first, second = estimator.found_probability
     return f"""
 Labels, depths and 90 % intervals of both boundaries follow from one posterior, in which no stratum lies out
-of order. Epidermis-DEJ counts as found from a probability of {first:g}, DEJ-dermis from {second:g}.
-{_kept(estimator)}"""
+of order. Epidermis-DEJ counts as found from a probability of {first:g}, DEJ-dermis
+from {second:g}.{_kept(estimator)}"""
 
 
 def _kept(estimator: EstimatorParameters) -> str:
     if not estimator.for_good:
         return ""
-    return "What was first said of a boundary is kept for good, whatever slices below it say.\n"
+    return "\nWhat was first said of a boundary is kept for good, whatever slices below it say."
 
 
 def _calibration(estimator: EstimatorParameters | None) -> str:

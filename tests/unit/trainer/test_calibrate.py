@@ -238,3 +238,4 @@ def test_a_live_network_goes_to_a_bundle_with_its_calibration_or_the_bundle_says
         assert ("Its intervals are not calibrated" in card) != is_calibrated
         assert "Epidermis-DEJ counts as found from a probability of 0." in card
         assert ("is kept for good" in card) == is_calibrated
+        assert "\n\n\n" not in card.partition("## How good")[0]
