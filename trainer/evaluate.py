@@ -1,6 +1,6 @@
 """Evaluation on test stacks of a bundle as it ships, its ONNX graphs, and of predictions from elsewhere.
 
-Beside them stand baselines that know depth only, and the readers.
+Beside them stand baselines that know depth only, the readers, and, of phantoms, the geometry.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from trainer.data.manifest import DataSet, LabelledStack
 
 EVALUATION_SCHEMA = "rcm-evaluation-3"
+DEPTH_ONLY, PRIOR_ONLY, GEOMETRY = "depth only (boosted trees)", "prior boundaries only", "geometry"
+READERS = {"reader 1": "reader_1", "reader 2": "reader_2"}
+OWN_ROWS = (DEPTH_ONLY, PRIOR_ONLY, *READERS, GEOMETRY)
 
 
 def write_evaluation(
@@ -129,7 +132,8 @@ def write_evaluation(
         names.append("its single-image CNN" if _same_cnn(folders) else "single-image CNN")
     folders += beside
     names += [load_verified(folder).manifest.name for folder in beside]
-    taken = [name for name in (*others, *names) if [*others, *names].count(name) > 1]
+    all_names = [*others, *names, *OWN_ROWS]
+    taken = [name for name in all_names if all_names.count(name) > 1]
     if taken or len(others) < len(predictions):
         raise DataSetError(
             f"every method needs a name of its own, got two of {taken[0] if taken else 'one file name'}"
@@ -198,8 +202,8 @@ def _fit(training: Sequence[LabelledStack]) -> dict[str, Any]:
     if not training:
         return {}
     return {
-        "depth only (boosted trees)": fit_depth_classifier(training),
-        "prior boundaries only": fit_prior_boundaries(training),
+        DEPTH_ONLY: fit_depth_classifier(training),
+        PRIOR_ONLY: fit_prior_boundaries(training),
     }
 
 
@@ -223,14 +227,16 @@ def _score_set(
     for name, baseline in baselines.items():
         methods[name] = [baseline.predict(stack) for stack in stacks]
     agreement: dict[str, float] = {}
-    if all({"reader_1", "reader_2"} <= stack.readings.keys() for stack in stacks):
-        for reader in ("reader_1", "reader_2"):
-            methods[reader.replace("_", " ")] = [
-                Prediction(stack.readings[reader], depths(stack.readings[reader], stack.z_um))
-                for stack in stacks
-            ]
-        first, second = (np.concatenate([s.readings[r] for s in stacks]) for r in ("reader_1", "reader_2"))
+    if all({*READERS.values()} <= stack.readings.keys() for stack in stacks):
+        for row, reader in READERS.items():
+            methods[row] = _as_read(stacks, reader)
+        first, second = (np.concatenate([s.readings[r] for s in stacks]) for r in READERS.values())
         agreement["readers_agree"] = float(np.mean(first == second))
+    scores = {name: score(stacks, predictions) for name, predictions in methods.items()}
+    if all("true_label" in stack.readings for stack in stacks):
+        # How far the readers are from what is there; held against itself it says nothing.
+        found = score(stacks, _as_read(stacks, "true_label"))
+        scores[GEOMETRY] = {name: one for name, one in found.items() if name != "to_truth"}
     labels = np.concatenate([stack.labels for stack in stacks])
     return {
         "title": title,
@@ -241,8 +247,13 @@ def _score_set(
         "families": sorted({stack.family for stack in stacks}),
         "stacks": [{"stack": stack.stack, "patient": stack.patient} for stack in stacks],
         **agreement,
-        "methods": {name: score(stacks, predictions) for name, predictions in methods.items()},
+        "methods": scores,
     }
+
+
+def _as_read(stacks: Sequence[LabelledStack], reading: str) -> list[Prediction]:
+    readings = [stack.readings[reading] for stack in stacks]
+    return [Prediction(read, depths(read, stack.z_um)) for read, stack in zip(readings, stacks, strict=True)]
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def evaluate(
     ] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes that run the bundle.")] = 2,
 ) -> None:
-    """Score a bundle or any predictions on test stacks, beside depth-only baselines and the readers."""
+    """Score a bundle or any predictions on test stacks, beside baselines, the readers and the geometry."""
     from trainer.data.manifest import load_data_set
     from trainer.data.split import load_split
     from trainer.evaluate import write_evaluation

@@ -61,8 +61,10 @@ def _set(one: dict[str, Any]) -> list[str]:
     )
     if "readers_agree" in one:
         about += f" The two readers give the same label to {100 * one['readers_agree']:.1f} % of the slices."
-    lines = ["", f"## {one['title'][0].upper()}{one['title'][1:]}", "", about]
     methods = one["methods"]
+    if "geometry" in methods:
+        about += " Geometry: the boundaries that are truly there."
+    lines = ["", f"## {one['title'][0].upper()}{one['title'][1:]}", "", about]
     lines += [*_labels(methods), *_transitions(methods), *_boundaries(methods), *_to_truth(methods)]
     return lines + live_markdown(one["live"]) if "live" in one else lines
 

@@ -53,11 +53,14 @@ def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) ->
         "prior boundaries only",
         "reader 1",
         "reader 2",
+        "geometry",
     ]
     assert list(one["methods"]) == names
     assert all(f"| {name} |" in text for name in names)
     assert one["methods"]["reader 1"]["labels"]["accuracy"] == 1.0
-    assert "### Against the geometry instead of the readers" in text
+    _, _, against_geometry = text.partition("### Against the geometry instead of the readers")
+    assert "| reader 1 |" in against_geometry
+    assert "| geometry |" not in against_geometry
     # The bundle's row against torch, slice by slice.
     data = load_data_set(work / "data")
     stacks = [data.stacks[index] for index in load_split(split, data).stack_indices(data, "test")]
@@ -72,6 +75,8 @@ def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) ->
         predictions.append(Prediction(labels, (None, None)))
     agree = np.concatenate([s.readings["reader_1"] == s.readings["reader_2"] for s in stacks])
     assert one["readers_agree"] == pytest.approx(agree.mean())
+    is_there = np.concatenate([s.readings["true_label"] == s.labels for s in stacks])
+    assert one["methods"]["geometry"]["labels"]["accuracy"] == pytest.approx(is_there.mean())
     expected = score(stacks, predictions)
     assert one["methods"]["tiny"]["confusion"] == expected["confusion"]
     assert one["methods"]["tiny"]["impossible"] == expected["impossible"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_probabilities_and_labels_score_as_the_same_predictions_do(data: Path, t
     assert "not a medical device" in result["notice"]
     assert (tmp_path / "evaluation.md").read_text().startswith("# Evaluation of predictions\n")
     (one,) = result["sets"]
-    assert list(one["methods"]) == ["soft", "hard", "reader 1", "reader 2"]
+    assert list(one["methods"]) == ["soft", "hard", "reader 1", "reader 2", "geometry"]
     expected = json.loads(json.dumps(score(stacks, [prediction_of(found, s.z_um) for s, found in pairs])))
     assert one["methods"]["soft"] == one["methods"]["hard"] == expected
 
@@ -101,5 +102,8 @@ def test_an_evaluation_of_nothing_is_refused(data: Path, work: Path, tmp_path: P
         run("evaluate", "--out", tmp_path, "--predictions", path)
     with pytest.raises(DataSetError, match="go with a bundle"):
         run("evaluate", "--data", data, "--out", tmp_path, "--predictions", path, "--fresh-phantoms", "2")
+    own = shutil.copy(path, tmp_path / "geometry.csv")
+    with pytest.raises(DataSetError, match="a name of its own, got two of geometry"):
+        run("evaluate", "--data", data, "--out", tmp_path, "--predictions", own)
     with pytest.raises(DataSetError, match="a name of its own, got two of tiny"):
         run("evaluate", work / "whole", "--data", data, "--out", tmp_path, "--predictions", path)
