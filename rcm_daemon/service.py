@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import select
 import sys
 import time
 from contextlib import ExitStack
@@ -50,7 +51,7 @@ from rcm_daemon.vitals import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rcm_daemon.core.stack import Acquisition, EmbeddedSlice
+    from rcm_daemon.core.stack import Acquisition
     from rcm_daemon.settings import Settings
 
 log = logging.getLogger("rcm_daemon")
@@ -149,8 +150,7 @@ class Service:
                 if is_done or time.monotonic() > drain_until_s:
                     break
             has_room = n_waiting < self._settings.max_slices_waiting and self._recording.has_room
-            wants_slices = has_room and not self._lifecycle.draining
-            self._turn(wants_slices=wants_slices)
+            self._turn(wants_slices=has_room and not self._lifecycle.draining)
         self._close()
 
     def _turn(self, *, wants_slices: bool) -> None:
@@ -162,10 +162,7 @@ class Service:
         endpoints.keep_watch(ready)
         for received in endpoints.receive(ready):
             self._on_frames(received.frames, received.key, received.peer)
-        for desk in list(self._inference.desks):
-            while outcomes := desk.advance(time.monotonic()):
-                for outcome in outcomes:
-                    self._on_outcome(desk, outcome)
+        self._advance()
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         if self._lifecycle.hung_up:
@@ -205,19 +202,18 @@ class Service:
             n_open += not restored.has_result
             if restored.has_result:
                 self._dormant.lay(stack, restored.embedded)
-            elif restored.embedded:
-                self._label_again(stack, restored.embedded)
-            else:
+            elif not restored.embedded:
                 self._publish(stack, Latency())
+            elif (desk := self._bundles.desk_of(stack.bundle_digest)) is None:
+                self._abandon(stack)
+            else:
+                desk.label(stack, [NewSlice(one) for one in restored.embedded], time.monotonic())
         self._recording.restored.clear()
+        while self._inference.n_waiting and not self._lifecycle.draining:  # a daemon that is ready knows all
+            self._vitals.starting()
+            select.select([self._inference], [], [], self._patience_ms() / 1e3)
+            self._advance()
         log.info("restored", extra={"n_stacks": n_open, "n_damaged": self._recording.n_damaged})
-
-    def _label_again(self, stack: Acquisition, embedded: list[EmbeddedSlice]) -> None:
-        desk = self._bundles.desk_of(stack.bundle_digest)
-        if desk is None:
-            self._abandon(stack)
-        else:
-            desk.label(stack, [NewSlice(one) for one in embedded], time.monotonic())
 
     # --- messages in ---
 
@@ -269,14 +265,19 @@ class Service:
         self._counts.refuse(rejection)
         reply = Reply.refusal(peer, rejection) if peer else None
         if self._ledger.instrument(rejection.origin.instrument) is not None:
-            stacks = [reporting] if reporting is not None else []
-            self._recording.note(rejection.origin.instrument, stacks, reply)
+            self._recording.note(rejection.origin.instrument, [reporting] if reporting else [], reply)
         elif reply is not None:
             self._endpoints.acknowledge(reply)
         if reporting is not None:
             self._publish(reporting, Latency())
 
     # --- inference ---
+
+    def _advance(self) -> None:
+        for desk in list(self._inference.desks):
+            while outcomes := desk.advance(time.monotonic()):
+                for outcome in outcomes:
+                    self._on_outcome(desk, outcome)
 
     def _on_outcome(self, desk: Desk, outcome: Outcome) -> None:
         self._counts.n_done += isinstance(outcome, Embedded | Labelled | Unusable)
@@ -355,9 +356,8 @@ class Service:
         """Publish a stack, and write down its final state; one restored after its end is labelled first."""
         if self._dormant.wake(stack):
             return
-        source = self._bundles.source(stack.bundle_digest)
         n_lost = self._ledger.n_lost(stack.instrument, stack.run_id)
-        message = self._publishing.publish(stack, source, latency, n_lost)
+        message = self._publishing.publish(stack, self._bundles.source(stack.bundle_digest), latency, n_lost)
         if message.state != "open":
             self._recording.result(stack, message.to_json())
             self._retire()

@@ -273,6 +273,8 @@ class Ledger:
         acquisition.touched_s = now_s
         if message.reason == "aborted":
             self._close(known, acquisition, "aborted")
+        elif acquisition.is_stranded:
+            self._close(known, acquisition, "abandoned")
         else:
             self._close(known, acquisition, "incomplete" if acquisition.missing_index else "complete")
         return Outcome(changed=[acquisition])

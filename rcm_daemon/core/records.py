@@ -72,11 +72,18 @@ def _safe_id(text: str) -> str:
     return text
 
 
+def _sides(value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("must be [rows, columns]")
+    return tuple(value)
+
+
 WireInt = Annotated[int, BeforeValidator(_integral)]
 WireFloat = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Count = Annotated[WireInt, Field(ge=0, le=MAX_SAFE_INTEGER)]
 Nanoseconds = Annotated[WireInt, Field(ge=0, le=999_999_999)]
 Side = Annotated[WireInt, Field(ge=1, le=MAX_SIDE)]
+Shape = Annotated[tuple[Side, Side], BeforeValidator(_sides)]
 Pitch = Annotated[WireFloat, Field(gt=0, le=1_000)]
 Depth = Annotated[WireFloat, Field(ge=-1e6, le=1e6)]
 INSTRUMENT_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -103,7 +110,7 @@ class StackStart(_Header):
     htype: Literal["stack_start"] = "stack_start"
     stack_id: StackId
     n_slices: NumberOfSlices
-    shape: Annotated[tuple[Side, Side], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+    shape: Shape
     dtype: Literal["uint8", "uint16"]
     pixel_size_um: Pitch
     z_start_um: Depth
@@ -117,7 +124,7 @@ class SliceHeader(_Header):
     stack_id: StackId
     index: Annotated[WireInt, Field(ge=0, le=MAX_INDEX)]
     z_um: Depth
-    shape: Annotated[tuple[Side, Side], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+    shape: Shape
     dtype: Literal["uint8", "uint16"]
     max_value: Annotated[WireInt, Field(ge=0, le=65_535)]
     byte_order: Literal["little"]

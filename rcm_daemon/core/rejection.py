@@ -59,7 +59,7 @@ class Origin:
     @property
     def is_numbered(self) -> bool:
         """Whether the message can be accounted to a run: a heartbeat's number is not its own."""
-        return bool(self.instrument) and self.msg_number >= 0 and self.htype not in ("", "heartbeat")
+        return bool(self.instrument) and self.msg_number >= 0 and self.htype != "heartbeat"
 
 
 class Rejection(RcmError):  # noqa: N818  # the wire's own word

@@ -12,6 +12,7 @@ import numpy as np
 
 from rcm_daemon.core.quality import OUT_OF_DOMAIN, REPEATED, repeats, weight_of, weights_in_stack
 from rcm_daemon.core.records import Slice
+from rcm_daemon.core.rejection import Rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -178,6 +179,13 @@ class Acquisition:
         if self.end is not None:
             return self.end.n_slices
         return self.start.n_slices if self.start is not None else 0
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether its bundle went and took slices with it that have not come again."""
+        gone = f"R{Rule.BUNDLE_GONE.value} "
+        listed = zip(self.rejected_index, self.rejected_reason, strict=True)
+        return any(reason.startswith(gone) and index not in self.received for index, reason in listed)
 
     def share_seen(self, n_slices: int) -> float:
         """Share of the stack that `n_slices` are, 0 = not known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,14 +48,6 @@ _IDENTITY: dict[str, TypeAdapter[Any]] = {
     "stack_id": TypeAdapter(StackId),
     "index": TypeAdapter(Count),
 }
-
-
-class _NotFiniteError(ValueError):
-    pass
-
-
-class _RepeatedKeyError(ValueError):
-    pass
 
 
 def parse(frames: Sequence[bytes | bytearray | memoryview]) -> Message:
@@ -111,19 +104,38 @@ def _read_json(frame: bytes | bytearray | memoryview) -> dict[str, Any]:
     text = bytes(frame)
     if (deepest := _depth(text)) > MAX_DEPTH:
         raise Rejection(Rule.NESTED_TOO_DEEPLY, f"a header nests at most {MAX_DEPTH} deep, got {deepest}")
+    constants: list[str] = []
+    repeated: set[str] = set()
+
+    def note_constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    def note_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.update(key for key in fields if keys.count(key) > 1)
+        return fields
+
     try:
-        fields = json.loads(
-            text.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats
+        fields: dict[str, Any] = json.loads(
+            text.decode("utf-8-sig"), parse_constant=note_constant, object_pairs_hook=note_repeats
         )
-    except _NotFiniteError as error:
-        raise Rejection(Rule.NOT_FINITE, f"numbers are finite, got {error}") from None
-    except _RepeatedKeyError as error:
-        raise Rejection(Rule.NOT_JSON, f"every key stands once, {error} stands twice") from None
     except UnicodeDecodeError as error:
         raise Rejection(Rule.NOT_JSON, f"a header is UTF-8, byte {error.start} is not") from None
     except ValueError as error:
         raise Rejection(Rule.NOT_JSON, f"the header is not JSON ({str(error)[:120]})") from None
-    return fields  # type: ignore[no-any-return]  # `{` opens the text, so it is an object
+    # Neither is JSON, but both say who sent them.
+    known = {key: value for key, value in fields.items() if key not in repeated}
+    if constants:
+        keys = (key for key, value in fields.items() if isinstance(value, float) and not math.isfinite(value))
+        where = f" in {_shown(key)}" if (key := next(keys, "")) else ""
+        raise Rejection(Rule.NOT_FINITE, f"numbers are finite, got {constants[0]}{where}", _identify(known))
+    if repeated:
+        detail = f"every key stands once, {_shown(min(repeated))} stands twice"
+        raise Rejection(Rule.NOT_JSON, detail, _identify(known))
+    return fields
 
 
 def _depth(text: bytes) -> int:
@@ -137,18 +149,6 @@ def _depth(text: bytes) -> int:
         depth += (token in b"[{") - (token in b"]}")
         deepest = max(deepest, depth)
     return deepest
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotFiniteError(name)
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(ascii(next(key for key in keys if keys.count(key) > 1))[:80])
-    return fields
 
 
 def _identify(fields: dict[str, Any]) -> Origin:

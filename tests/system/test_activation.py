@@ -234,12 +234,14 @@ def test_a_restored_stack_goes_on_with_its_own_bundle_or_ends(tmp_path, folders,
     if is_gone:
         shutil.rmtree(others / "good")
     daemon = start(tmp_path, folders)
-    while not (stacks := daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]):
-        pass
-    (state,) = stacks
+    (state,) = daemon.ask({"htype": "get_state", "stack_id": "a"})["stacks"]
     if is_gone:
         assert (state["state"], state["rejected_index"]) == ("abandoned", [0, 1])
         assert state["rejected_reason"][0].startswith("R305 bundle_gone")
+        results, controller = daemon.subscribe(), daemon.controller()
+        controller.send_multipart(sender.end("a", 2))
+        ended = results.next()
+        assert (ended["state"], ended["n_expected"], ended["rejected_index"]) == ("abandoned", 2, [0, 1])
     else:
         results, controller = daemon.subscribe(), daemon.controller()
         controller.send_multipart(sender.slice("a", 2, picture(2, FIELD)))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sender import Sender, picture
 
 from rcm_daemon.core.ended import MAX_ENDED_KEPT, Ended, EndedStacks
-from rcm_daemon.core.rejection import Rule
+from rcm_daemon.core.rejection import Rejection, Rule
+from rcm_daemon.core.wire import parse
 
 
 @pytest.fixture
@@ -30,6 +31,18 @@ def test_whole_stack_is_complete(desk, sender):
     assert stack.state == "complete"
     assert desk.ledger.open_stacks() == []
     assert desk.ledger.n_lost("m1") == 0
+
+
+@pytest.mark.hazard("H12")
+@pytest.mark.parametrize("keys", [{"z_um": float("nan")}, {"htype": "picture"}])
+def test_what_is_refused_at_the_door_is_not_lost_as_well(desk, sender, keys):
+    desk.send(sender.slice("s", 0))
+    with pytest.raises(Rejection) as caught:
+        parse(sender.slice("s", 1, **keys))
+    assert desk.ledger.refuse(caught.value) is desk.stack
+    desk.send(sender.slice("s", 2))
+    stack = desk.stack
+    assert (stack.missing_index, stack.rejected_index, desk.ledger.n_lost("m1")) == ([], [1], 0)
 
 
 @pytest.mark.hazard("H19")
@@ -256,6 +269,20 @@ def test_abandoned_stack_stays_so_after_another_came(desk, sender):
     desk.ledger.expire(1e9)
     desk.send(sender.slice("t", 0))
     assert desk.refused(sender.slice("s", 1)) is Rule.STACK_ENDED
+
+
+def test_a_stack_whose_bundle_is_gone_stays_abandoned_at_its_end_until_its_slices_came_again(desk, sender):
+    slices = [sender.slice("s", i) for i in range(2)]
+    for frames in slices:
+        desk.ledger.accept(parse(frames), 0.0)
+    stack = desk.stack
+    desk.ledger.abandon(stack, Rule.BUNDLE_GONE, "it is gone")
+    desk.send(sender.end("s", 2))
+    assert (stack.state, stack.missing_index, stack.rejected_index) == ("abandoned", [], [0, 1])
+    for frames in slices:
+        desk.send(frames)
+    desk.send(sender.end("s", 2))
+    assert (stack.state, indices(stack)) == ("complete", [0, 1])
 
 
 @pytest.mark.hazard("H56")

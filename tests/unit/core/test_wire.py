@@ -175,6 +175,38 @@ def test_refusal_knows_the_sender_as_far_as_it_can_be_read():
     assert (origin.htype, origin.stack_id, origin.index) == ("slice", "s1", 7)
 
 
+SAID_TWICE = [slice_frames()[0].replace(b"{", b'{"index": 3, ', 1), IMAGE.tobytes()]
+
+
+@pytest.mark.hazard("H12")
+@pytest.mark.parametrize(
+    ("frames", "htype", "index"),
+    [
+        (slice_frames(z_um=float("nan")), "slice", 7),
+        (slice_frames(colour=[float("-inf")]), "slice", 7),
+        (slice_frames(htype="picture"), "", 7),
+        (without(slice_frames(), "htype"), "", 7),
+        (SAID_TWICE, "slice", -1),
+    ],
+    ids=["NaN", "infinite extra", "unknown htype", "no htype", "index twice"],
+)
+def test_what_is_no_message_is_told_by_its_number_all_the_same(frames, htype, index):
+    with pytest.raises(Rejection) as caught:
+        parse(frames)
+    origin = caught.value.origin
+    assert (origin.instrument, origin.run_id, origin.msg_number) == ("m1", "run-1", 0)
+    assert (origin.htype, origin.stack_id, origin.index) == (htype, "s1", index)
+    assert origin.is_numbered
+
+
+def test_refusals_name_the_number_that_is_none_and_the_sides_that_are_wanted():
+    with pytest.raises(Rejection, match=r"R110 not_finite: numbers are finite, got -Infinity in 'z_um'"):
+        parse(slice_frames(z_um=float("-inf")))
+    for shape in ([], [4], [3, 4, 1], "3 x 4", 12):
+        with pytest.raises(Rejection, match=r"shape of slice 7 of 's1': must be \[rows, columns\], got"):
+            parse(slice_frames(shape=shape))
+
+
 @pytest.mark.parametrize(
     "stack_id", ["s", "Müller #3", "日本", "пациент 7", "β-stack", "5 µm", "a b.c~d%", "x" * 200]
 )
