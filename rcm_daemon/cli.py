@@ -15,6 +15,12 @@ from rcm_daemon.bundle_cli import app as bundle_app
 from rcm_daemon.errors import ConfigurationError, RcmError
 from rcm_daemon.keys_cli import KeyOption, KeysDirOption, ServerKeyOption, UnencryptedOption, keys_folder
 from rcm_daemon.keys_cli import app as keys_app
+from rcm_daemon.stack_options import (  # noqa: TC001 (typer reads the annotations)
+    MaxValueOption,
+    PitchOption,
+    SeriesOption,
+    ZStepOption,
+)
 
 app = typer.Typer(
     help="Live skin-strata labels and junction depths from reflectance confocal microscopy stacks. "
@@ -41,13 +47,6 @@ VariantOption = Annotated[
 EstimatorOption = Annotated[
     Literal["monotone", "paper"] | None,
     typer.Option(help="How boundaries are read: the bundle's posterior, or as the paper does."),
-]
-ZStepOption = Annotated[
-    float | None, typer.Option("--z-step-um", metavar="X", help="Distance of neighbouring slices, um.")
-]
-PitchOption = Annotated[float | None, typer.Option("--pixel-size-um", metavar="X", help="Pitch, um a pixel.")]
-SeriesOption = Annotated[
-    int | None, typer.Option("--series", metavar="N", help="Which series of a file that has several, from 0.")
 ]
 
 
@@ -152,6 +151,7 @@ def replay(
     z_step_um: ZStepOption = None,
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
+    max_value: MaxValueOption = None,
     provider: ProviderOption = None,
     variant: VariantOption = None,
     estimator: EstimatorOption = None,
@@ -185,6 +185,7 @@ def replay(
         z_step_um=z_step_um,
         pixel_size_um=pixel_size_um,
         series=series,
+        max_value=max_value,
     )
     if n_failed:
         raise typer.Exit(1)
@@ -213,6 +214,7 @@ def simulate(
     z_step_um: ZStepOption = None,
     pixel_size_um: PitchOption = None,
     series: SeriesOption = None,
+    max_value: MaxValueOption = None,
     follow_advice: Annotated[
         bool, typer.Option("--follow-advice", help="Take each next phantom slice where the daemon advises.")
     ] = False,
@@ -242,7 +244,7 @@ def simulate(
     else:
         if follow_advice:
             raise ConfigurationError(["--follow-advice needs depths of choice: a phantom, no recorded stack"])
-        simulate_recorded(Path(source), place, fps, stacks, z_step_um, pixel_size_um, series)
+        simulate_recorded(Path(source), place, fps, stacks, z_step_um, pixel_size_um, series, max_value)
 
 
 @app.command()

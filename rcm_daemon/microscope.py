@@ -124,9 +124,12 @@ def simulate_recorded(
     z_step_um: float | None,
     pixel_size_um: float | None,
     series: int | None,
+    max_value: int | None,
 ) -> None:
     """Publish a recorded stack, `n_times` over, once somebody listens."""
-    with open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series) as stack:
+    with open_stack(
+        path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series, max_value=max_value
+    ) as stack:
         plan = StackPlan(
             stack.stack_id, stack.z_um, stack.shape, stack.dtype, stack.max_value, stack.pixel_size_um
         )

@@ -46,11 +46,13 @@ class Replayed:
     """One stack's messages: `live` one a slice as the daemon would have published, `final` the last.
 
     `thumbnails` hold each slice made small, uint8, by index. Either is empty where it was not asked for.
+    `is_dim`: its grey levels are likely those of a camera with fewer bits, and nobody said of how many.
     """
 
     final: StrataMessage
     live: tuple[StrataMessage, ...]
     thumbnails: tuple[NDArray[np.uint8], ...]
+    is_dim: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class _Stack:
         self.waiting: list[EmbeddedSlice] = []
         self.live: list[StrataMessage] = []
         self.thumbnails: list[NDArray[np.uint8]] = []
+        self.brightest = 0
 
 
 class Replayer:
@@ -207,7 +210,8 @@ class Replayer:
             return None
         self._ledger.accept(stack.controller.end(stack.plan, n_slices), 0.0)
         final = self._message(acquisition, Latency())
-        return Replayed(final, tuple(stack.live), tuple(stack.thumbnails))
+        is_dim = stack.recorded.is_dim(stack.brightest)
+        return Replayed(final, tuple(stack.live), tuple(stack.thumbnails), is_dim)
 
     def _embedded(
         self, stacks: Iterable[RecordedStack | RcmError]
@@ -258,6 +262,8 @@ class Replayer:
         begun_ns = time.monotonic_ns()
         recorded = stack.recorded
         image = recorded.read(index)
+        if recorded.dtype == "uint16":
+            stack.brightest = max(stack.brightest, int(image.max()))
         received = stack.controller.slice(stack.plan, index, image, time.time_ns(), with_crc=False)
         small = thumbnail(image, recorded.max_value) if self._thumbnails else None
         prepared = prepare_slice(self._networks, received, self._neighbours(recorded, index))

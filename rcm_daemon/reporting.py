@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 MOST_UNWRITTEN = 2
 """Of so many stacks the results wait to be written at most."""
+DIM = (
+    "rcm-daemon: the 16-bit slices of {} have grey levels far below 65535: if their camera has fewer bits, "
+    "give its full scale with --max-value, 4095 for 12"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def replay_all(
     z_step_um: float | None = None,
     pixel_size_um: float | None = None,
     series: int | None = None,
+    max_value: int | None = None,
     console: Console | None = None,
 ) -> int:
     """Replay each stack and write what was asked for; returns how many stacks could not be replayed.
@@ -88,6 +93,8 @@ def replay_all(
             if rows:
                 rows.writerows(csv_rows(final))
             console.print(stack_report(view_of(final)))
+            if replayed.is_dim:
+                print(DIM.format(final.stack_id), file=sys.stderr)
             if outputs.plot:
                 plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
                 draw_replayed(replayed, plot)
@@ -96,7 +103,13 @@ def replay_all(
         def opened() -> Iterator[RecordedStack | RcmError]:
             for path in paths:
                 try:
-                    stack = open_stack(path, z_step_um=z_step_um, pixel_size_um=pixel_size_um, series=series)
+                    stack = open_stack(
+                        path,
+                        z_step_um=z_step_um,
+                        pixel_size_um=pixel_size_um,
+                        series=series,
+                        max_value=max_value,
+                    )
                 except RcmError as error:
                     yield error
                 else:

@@ -103,12 +103,21 @@ def import_(
     pixel_size_um: Annotated[
         float | None, typer.Option(help="Pitch of a pixel, instead of what the stacks state.")
     ] = None,
+    max_value: Annotated[
+        int | None, typer.Option(help="Grey level of full scale, as 4095 of a 12-bit camera in 16-bit files.")
+    ] = None,
 ) -> None:
     """Check recorded stacks and their labels, and write them down as a data set."""
     from trainer.data.importing import import_set
 
     done = import_set(
-        folder, labels, out, word_map=word_map or (), z_step_um=z_step_um, pixel_size_um=pixel_size_um
+        folder,
+        labels,
+        out,
+        word_map=word_map or (),
+        z_step_um=z_step_um,
+        pixel_size_um=pixel_size_um,
+        max_value=max_value,
     )
     for warning in done.warnings:
         typer.echo(f"rcm-trainer: warning: {warning}", err=True)

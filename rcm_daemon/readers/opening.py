@@ -21,6 +21,7 @@ def open_stack(
     z_step_um: float | None = None,
     pixel_size_um: float | None = None,
     series: int | None = None,
+    max_value: int | None = None,
 ) -> RecordedStack:
     """Open a TIFF file, a folder of images or a VivaStack folder.
 
@@ -30,6 +31,8 @@ def open_stack(
         Used as given where given; otherwise the file must state them.
     series
         Which series of a TIFF with several, from 0.
+    max_value
+        Grey level of full scale, where the camera has fewer bits than the file.
 
     Returns
     -------
@@ -40,10 +43,22 @@ def open_stack(
     ------
     StackFileError
         One sentence: not a stack, cut short, colour, another depth than 8 or 16 bits, too large, several
-        series, or a spacing or pitch that nobody states.
+        series, a spacing or pitch that nobody states, or a full scale that is none.
     """
     check_options(z_step_um, pixel_size_um, series)
-    path = Path(path)
+    stack = _open(Path(path), z_step_um, pixel_size_um, series)
+    if max_value is None:
+        return stack
+    try:
+        return stack.with_max_value(max_value)
+    except StackFileError:
+        stack.close()
+        raise
+
+
+def _open(
+    path: Path, z_step_um: float | None, pixel_size_um: float | None, series: int | None
+) -> RecordedStack:
     try:
         path.stat()
     except FileNotFoundError as error:

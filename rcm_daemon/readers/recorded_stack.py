@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ MAX_SIDE = 4096
 """Most rows or columns of a slice: four times a VivaScope frame, a bound against compression bombs."""
 MAX_SLICES = 1000
 """Most slices of a stack, ten times the longest on record."""
+DIM_GREY = 2**14
+"""16-bit stacks without a grey level of this much or more are likely of a camera with fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,25 @@ class RecordedStack:
                 f"{list(image.shape)} in {self.path}"
             )
         return np.ascontiguousarray(image, dtype=self.dtype)
+
+    def with_max_value(self, max_value: int) -> RecordedStack:
+        """Return the stack with a grey level of full scale that its file does not state.
+
+        Raises
+        ------
+        StackFileError
+            Its dtype does not reach so far.
+        """
+        largest = np.iinfo(self.dtype).max
+        if not 1 <= max_value <= largest:
+            raise StackFileError(
+                f"--max-value of {self.dtype} slices must be 1 to {largest}, got {max_value} for {self.path}"
+            )
+        return replace(self, max_value=max_value)
+
+    def is_dim(self, brightest: int) -> bool:
+        """Whether slices that are no brighter than this look like those of a camera with fewer bits."""
+        return self.dtype == "uint16" and not self.max_value and brightest < DIM_GREY
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""

@@ -105,6 +105,20 @@ def test_labelled_once_a_stack_ends_as_it_does_labelled_slice_by_slice(forms, re
     assert once == slice_by_slice
 
 
+def test_a_12_bit_camera_is_asked_for_its_full_scale_and_read_by_it(replayed, stack, tmp_path):
+    final, _ = replayed["imagej"]
+    path = write_imagej(
+        tmp_path / "imagej.tif", np.round(stack * (4095 / 255)).astype(np.uint16), spacing=5.0
+    )
+    unsaid = rcm("replay", path, "--json", "-")
+    assert "16-bit slices of imagej have grey levels far below 65535" in unsaid.stderr
+    said = rcm("replay", path, "--max-value", 4095, "--json", "-")
+    assert said.stderr.count("rcm-daemon: ") == 0
+    again = json.loads(said.stdout)
+    assert again["label"] == final["label"]
+    assert np.abs(np.subtract(again["probability"], final["probability"])).max() < 1e-5
+
+
 def test_csv_has_a_row_a_slice(replayed):
     final, folder = replayed["ome"]
     with (folder / "ome.csv").open() as file:

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,15 @@ class ImportedSet:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """What the caller says of all stacks, None where they are to say it themselves."""
+
+    z_step_um: float | None
+    pixel_size_um: float | None
+    max_value: int | None
+
+
 @dataclass
 class _Findings:
     """What has been seen so far across all stacks."""
@@ -67,6 +76,7 @@ class _Findings:
     rows: list[dict[str, object]] = field(default_factory=list)
     patients: set[str] = field(default_factory=set)
     pitches: dict[float, list[str]] = field(default_factory=lambda: defaultdict(list))
+    dim: list[str] = field(default_factory=list)
     places: dict[bytes, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -78,6 +88,7 @@ def import_set(
     word_map: Sequence[str] = (),
     z_step_um: float | None = None,
     pixel_size_um: float | None = None,
+    max_value: int | None = None,
 ) -> ImportedSet:
     """Check recorded stacks against a labels CSV and write their manifest.
 
@@ -93,6 +104,8 @@ def import_set(
         `word=stratum` for every label word that is not a stratum's own name.
     z_step_um, pixel_size_um
         Used as given where given; otherwise the stacks (or, for depths, the CSV) must state them.
+    max_value
+        Grey level of full scale of all stacks, where their camera has fewer bits than their files.
 
     Raises
     ------
@@ -109,14 +122,20 @@ def import_set(
     stacks = read_labels(labels, words, findings.faults)
     if (out.parent / "stacks.csv").exists():
         findings.faults.append(f"an imported set must not lie among phantoms, {out.parent} holds stacks.csv")
+    scale = _Scale(z_step_um, pixel_size_um, max_value)
     with progress_bar("reading stacks", len(stacks), "stacks") as advance:
         for name, rows in stacks.items():
             _check_names(name, rows, findings)
-            _check_stack(root, name, rows, out.parent, z_step_um, pixel_size_um, findings)
+            _check_stack(root, name, rows, out.parent, scale, findings)
             advance(1, "")
     for fault, (first, *others) in findings.unreadable.items():
         alike = f" ({len(others)} more alike: {_some(others)})" if others else ""
         findings.faults.append(fault.replace(STACK, str(root / first)) + alike)
+    if findings.dim:
+        findings.warnings.append(
+            f"16-bit slices with grey levels far below 65535 in {_some(findings.dim)}: "
+            "if the camera has fewer bits, give its full scale with --max-value, 4095 for 12"
+        )
     _check_pitch(findings)
     _check_doubles(findings)
     _look_for_others(root, stacks, findings)
@@ -143,20 +162,22 @@ def _check_stack(
     name: str,
     rows: list[LabelledSlice],
     out_folder: Path,
-    z_step_um: float | None,
-    pixel_size_um: float | None,
+    scale: _Scale,
     findings: _Findings,
 ) -> None:
     depths = {row.slice: row.z_um for row in rows if row.z_um is not None}
     try:
         # Depths of the CSV count where it has them; a step is named only so that stacks that state none open.
-        step_um = 1.0 if depths else z_step_um
-        with open_stack(root / name, z_step_um=step_um, pixel_size_um=pixel_size_um) as stack:
+        scale = replace(scale, z_step_um=1.0) if depths else scale
+        with open_stack(root / name, **vars(scale)) as stack:
             whole = _check_numbers(name, rows, stack.n_slices, findings.faults)
             if depths:
                 whole = _check_depths(name, depths, stack.n_slices, findings.faults) and whole
             findings.pitches[stack.pixel_size_um].append(name)
-            _digest_slices(name, (stack.read(index) for index in range(stack.n_slices)), findings)
+            images = (stack.read(index) for index in range(stack.n_slices))
+            brightest = _digest_slices(name, images, findings)
+            if stack.is_dim(brightest):
+                findings.dim.append(f"{name} (at most {brightest})")
             z_um = [depths[i] for i in range(stack.n_slices)] if depths and whole else stack.z_um
             pitch = stack.pixel_size_um
     except StackFileError as error:
@@ -170,6 +191,8 @@ def _check_stack(
     for row in rows:
         cells = {"stack": name, "patient": row.patient, "site": row.site, "file": file, "slice": row.slice}
         cells |= {"z_um": round(z_um[row.slice], 6), "pixel_size_um": pitch}
+        if scale.max_value is not None:
+            cells["max_value"] = scale.max_value
         findings.rows.append({**cells, **row.strata})
 
 
@@ -203,9 +226,12 @@ def _check_depths(name: str, depths: dict[int, float], n_slices: int, faults: li
     return len(faults) == n_before
 
 
-def _digest_slices(name: str, images: Iterable[np.ndarray], findings: _Findings) -> None:
+def _digest_slices(name: str, images: Iterable[np.ndarray], findings: _Findings) -> int:
+    """Note what tells slices that come twice; returns the largest grey level."""
     blank = set()
+    brightest = 0
     for index, image in enumerate(images):
+        brightest = max(brightest, int(image.max()))
         if image.min() == image.max():
             blank.add(index)
             continue
@@ -215,6 +241,7 @@ def _digest_slices(name: str, images: Iterable[np.ndarray], findings: _Findings)
         )
     if blank:
         findings.warnings.append(f"slices of one grey level only in stack {name}: {_runs(blank)}")
+    return brightest
 
 
 def _warn_of_turns(name: str, rows: list[LabelledSlice], findings: _Findings) -> None:
@@ -278,7 +305,8 @@ def _some(names: list[str]) -> str:
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    columns = [*REQUIRED_COLUMNS, *(name for name in READERS if any(name in row for row in rows))]
+    optional = ("max_value", *READERS)
+    columns = [*REQUIRED_COLUMNS, *(name for name in optional if any(name in row for row in rows))]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     with unfinished.open("w", newline="", encoding="utf-8") as file:

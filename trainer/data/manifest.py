@@ -1,8 +1,8 @@
 """The data-set manifest, CSV or Parquet, a row a slice; and all that can be wrong with it, said at once.
 
-Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, reader_1,
-reader_2, true_label. `file` is relative to the manifest, `slice` the 0-based page in it, `label` the readers'
-consensus.
+Columns: stack, patient, site, file, slice, z_um, pixel_size_um, label, and optionally family, max_value,
+reader_1, reader_2, true_label. `file` is relative to the manifest, `slice` the 0-based page in it, `label`
+the readers' consensus.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ STACKS_NAME = "stacks.csv"
 STACK_BOUNDARIES = ("epidermis_dej_um", "dej_dermis_um")
 OPTIONAL_LABELS = ("reader_1", "reader_2", "true_label")
 N_FAULTS_SHOWN = 20
+MAX_GREY = 65_535
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class LabelledStack:
     boundaries_um
         Both boundaries by the readers' consensus, also where they lie beyond the slices; None where only the
         labels tell.
+    max_value
+        Grey level of full scale, 0 = the largest of its files' 8 or 16 bits.
     """
 
     stack: str
@@ -67,6 +70,7 @@ class LabelledStack:
     labels: np.ndarray
     readings: dict[str, np.ndarray]
     boundaries_um: tuple[float | None, float | None] | None = None
+    max_value: int = 0
 
     @property
     def n_slices(self) -> int:
@@ -184,6 +188,7 @@ class _Row:
     page: int
     z_um: float
     pixel_size_um: float
+    max_value: int
     label: int
     readings: dict[str, int]
 
@@ -206,6 +211,13 @@ def _parse_row(cells: dict[str, str], folder: Path, where: str, faults: list[str
         if not good:
             faults.append(f"{where}: {name} must be {rule}, got {cells[name]!r}")
         numbers[name] = value
+    given = (cells.get("max_value") or "").strip() or "0"
+    try:
+        max_value = float(given)
+    except ValueError:
+        max_value = math.nan
+    if not (0 <= max_value <= MAX_GREY and max_value.is_integer()):
+        faults.append(f"{where}: max_value must be a whole number from 0 to {MAX_GREY}, got {given!r}")
     labels = {}
     for name in ("label", *OPTIONAL_LABELS):
         word = (cells.get(name) or "").strip()
@@ -225,6 +237,7 @@ def _parse_row(cells: dict[str, str], folder: Path, where: str, faults: list[str
         page=int(numbers["slice"]),
         z_um=numbers["z_um"],
         pixel_size_um=numbers["pixel_size_um"],
+        max_value=int(max_value),
         label=labels.pop("label"),
         readings=labels,
     )
@@ -243,7 +256,7 @@ def _sizes(files: set[Path], faults: list[str]) -> dict[Path, int]:
 
 def _check_stack(rows: list[_Row], faults: list[str]) -> None:
     first = rows[0]
-    for name in ("patient", "site", "family", "pixel_size_um"):
+    for name in ("patient", "site", "family", "pixel_size_um", "max_value"):
         values = sorted({str(getattr(row, name)) for row in rows})
         if len(values) > 1:
             faults.append(f"stack {first.stack} must have one {name}, got {', '.join(values)}")
@@ -273,4 +286,5 @@ def _stack(rows: list[_Row], boundaries_um: tuple[float, float] | None) -> Label
         labels=np.array([row.label for row in rows], np.int64),
         readings={name: np.array([row.readings[name] for row in rows], np.int64) for name in complete},
         boundaries_um=boundaries_um,
+        max_value=rows[0].max_value,
     )

@@ -148,7 +148,9 @@ def fields_of_stack(stack: LabelledStack) -> Iterator[np.ndarray]:
     """
     for path, run in groupby(range(stack.n_slices), key=lambda index: stack.files[index]):
         # The manifest's depths and pitch count; a step is named only so that files that state none open.
-        with open_stack(path, z_step_um=1.0, pixel_size_um=stack.pixel_size_um) as recorded:
+        with open_stack(
+            path, z_step_um=1.0, pixel_size_um=stack.pixel_size_um, max_value=stack.max_value or None
+        ) as recorded:
             for index in run:
                 image = recorded.read(stack.pages[index])
                 yield to_field(

@@ -87,6 +87,17 @@ def test_16_bit_slices_come_back_native(tmp_path: Path, imagej: bool, byteorder:
         assert np.array_equal(stack.read(3), pixels[3])
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65_535)])
+def test_full_scale_is_the_callers_word(tmp_path: Path, dtype: Any, largest: int) -> None:
+    path = write_imagej(tmp_path / "a.tif", grey_stack(3, dtype=dtype))
+    with open_stack(path, max_value=200) as stack:
+        assert stack.max_value == 200
+        assert np.array_equal(stack.read(2), grey_stack(3, dtype=dtype)[2])
+    for wrong in (0, largest + 1):
+        with pytest.raises(StackFileError, match=f"must be 1 to {largest}, got {wrong} for .*a.tif"):
+            open_stack(path, max_value=wrong)
+
+
 def test_reading_outside_the_stack_says_so(tmp_path: Path) -> None:
     with open_stack(write_imagej(tmp_path / "a.tif", grey_stack(4))) as stack:
         for index in (-1, 4):

@@ -66,6 +66,23 @@ def test_a_fault_is_named(folder, tmp_path, changes, fault) -> None:
         load_data_set(tmp_path)
 
 
+def test_full_scale_is_one_a_stack_where_it_is_stated(folder, tmp_path) -> None:
+    def load(*stated):
+        rows = [[*row(folder, slice=k, z_um=k), word] for k, word in enumerate(stated)]
+        write_rows(tmp_path / "manifest.csv", rows, [*COLUMNS, "max_value"])
+        return load_data_set(tmp_path)
+
+    assert [stack.max_value for stack in load("4095", "4095.0").stacks] == [4095]
+    assert [stack.max_value for stack in load("", "0").stacks] == [0]
+    with pytest.raises(DataSetError, match="must have one max_value, got 0, 4095"):
+        load("", "4095")
+    for wrong in ("65536", "4095.5", "-1", "bright", "nan"):
+        with pytest.raises(
+            DataSetError, match=f"max_value must be a whole number from 0 to 65535, got '{wrong}'"
+        ):
+            load(wrong)
+
+
 def test_all_faults_are_listed_at_once(folder, tmp_path) -> None:
     rows = [
         row(folder, slice=0, z_um=0),

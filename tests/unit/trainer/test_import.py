@@ -117,6 +117,22 @@ def test_tiffs_and_image_folders_become_a_data_set(tiffs: Path) -> None:
     assert np.array_equal(field[480:520, 472:528], stack_of(3, 2)[0])
 
 
+def test_slices_of_a_12_bit_camera_are_named_and_read_by_its_full_scale(tiffs: Path) -> None:
+    grey = stack_of(4, 0)
+    write_imagej(tiffs / "a.tif", np.round(grey * (4095 / 255)).astype(np.uint16))
+    (warning,) = take(tiffs, WHOLE[:4]).warnings[:1]
+    assert "far below 65535 in a.tif (at most 4095)" in warning
+    assert "--max-value" in warning
+    done = take(tiffs, WHOLE[:4], max_value=4095)
+    assert done.warnings == ("without labels, so left out: b.tif, c",)
+    (stack,) = load_data_set(done.manifest).stacks
+    assert stack.max_value == 4095
+    (field, *_) = fields_of_stack(stack)
+    assert np.array_equal(field[480:520, 472:528], grey[0])
+    with pytest.raises(DataSetError, match=r"--max-value of uint8 slices must be 1 to 255, got 4095"):
+        take(tiffs, WHOLE[4:8], max_value=4095)
+
+
 def test_what_the_files_state_is_taken(tiffs: Path) -> None:
     done = take(tiffs, WHOLE[:8], z_step_um=None, pixel_size_um=None)
     (stack, _) = load_data_set(done.manifest).stacks
