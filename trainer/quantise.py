@@ -100,7 +100,10 @@ def add_variant(
     if manifest.kind == "context":
         raise BundleError(f"a variant is for bundles that a daemon serves, {bundle} needs neighbours: replay")
     if to == "int8" and not has_int8_products():
-        raise BundleError("int8 is made on a processor that adds int8 products in 32 bits (VNNI, dotprod)")
+        raise BundleError(
+            "int8 is made on a processor that adds int8 products in 32 bits (VNNI, dotprod), which this one "
+            f"does not: {bundle} serves as it is, or takes --to fp16"
+        )
     if out.exists() and any(out.iterdir()):
         raise BundleError(f"a bundle's folder holds nothing else, {out} is not empty")
     n_used = n_calibration if to == "int8" else 0
