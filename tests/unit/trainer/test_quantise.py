@@ -121,7 +121,7 @@ def test_int8_is_not_made_where_it_would_be_judged_wrongly(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "has_int8_products", lambda: False)
-    with pytest.raises(BundleError, match="int8 is made on a processor that .* or takes --to fp16"):
+    with pytest.raises(BundleError, match=r"int8 is made on a processor that .* or takes --to fp16"):
         run("quantise", work / "whole", *options(work, tmp_path / "out"))
 
 
