@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from trainer_commands import run
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import load_data_set
+from trainer.live_report import _best, _coverage, _delay
 from trainer.predictions import PROBABILITIES, read_predictions
 from trainer.scores import prediction_of, score
 
@@ -61,6 +63,28 @@ def test_probabilities_and_labels_score_as_the_same_predictions_do(data: Path, t
     assert list(one["methods"]) == ["soft", "hard", "reader 1", "reader 2", "geometry"]
     expected = json.loads(json.dumps(score(stacks, [prediction_of(found, s.z_um) for s, found in pairs])))
     assert one["methods"]["soft"] == one["methods"]["hard"] == expected
+
+
+def test_where_there_is_nothing_to_measure_the_report_says_none(data: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat.csv"
+    rows = (data / "manifest.csv").read_text().replace(",stack-", f",{data}/stack-")
+    flat.write_text(re.sub("(?<=,)(dej|dermis)(?=,|\\n)", "epidermis", rows))
+    stacks = load_data_set(flat).stacks
+    path = write(
+        tmp_path / "mine.csv",
+        ["stack", "z_um", "label"],
+        [[stack.stack, z_um, "epidermis"] for stack in stacks for z_um in stack.z_um],
+    )
+    text = run("evaluate", "--data", flat, "--out", tmp_path, "--predictions", path)
+    assert "| mine | 100.00 [100.0, 100.0] | 100.0 | none | none | none | 100.0 | 100.0 |" in text
+    assert "| mine | none | none | 0 of 0 | 0 | none | none | 0 of 0 | 0 |" in text
+    assert "nan" not in text
+    nothing = {"share": float("nan"), "interval": [float("nan")] * 2, "median_width_um": float("nan")}
+    assert "| all | none | none | none | none |" in _coverage(
+        "live", {"inside": {"all": nothing}, "forecast": {"all": nothing}}
+    )
+    point = dict.fromkeys(("median_delay_slices", "announced_mae_um"), float("nan"))
+    assert _best([point], "median_delay_slices") == _delay(float("nan")) == "none"
 
 
 def test_only_the_stacks_asked_for_are_read(data: Path, tmp_path: Path) -> None:
