@@ -285,10 +285,12 @@ def _read(path: Path, data: DataSet | None = None) -> Split:
             {part: tuple(map(str, content["patients"][part])) for part in PARTS},
         )
         digest = content["digest"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except OSError as error:
         raise DataSetError(
-            f"a split must be a JSON file written by this program, {path} is not: {error!r}"
+            f"a split must be a readable file, {path} cannot be read: {error.strerror}"
         ) from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataSetError(f"a split must be a JSON file written by this program, {path} is not") from error
     if data is not None:
         check_split(split, data)
     if digest != split.digest:

@@ -102,19 +102,21 @@ def test_what_is_wrong_is_listed(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataSetError) as caught:
         read_predictions(path, stacks)
     for fault in (
-        "row 3 must hold a depth and a stratum or its probabilities, got z_um '-17.0', label 'basale'",
+        "row 3 must hold a depth and a label of epidermis, dej, dermis, got z_um '-17.0', label 'basale'",
         "got z_um 'deep'",
         f"row {len(rows) + 2} repeats z -20 um of stack stack-0",
-        "stack stack-0 lacks 2 slices, at z -17, -14 um",
+        "stack stack-0 lacks 2 slices, at z -17 um, -14 um",
         f"stack stack-1 lacks {stacks[1].n_slices} slices",
     ):
         assert fault in str(caught.value)
     path = write(tmp_path / "bad.csv", ["stack", "z_um", *PROBABILITIES], [["stack-0", -20.0, 0.5, 0.5, 0.5]])
-    with pytest.raises(DataSetError, match="row 2 must hold a depth and a stratum or its probabilities"):
+    with pytest.raises(DataSetError, match="row 2 must hold a depth and probabilities from 0 that sum to 1"):
         read_predictions(path, stacks)
-    with pytest.raises(DataSetError, match="lacks z_um, label"):
+    with pytest.raises(
+        DataSetError, match=r"lacks z_um, label: its columns, as commas separate them: stack$"
+    ):
         read_predictions(write(tmp_path / "bad.csv", ["stack"], []), stacks)
-    with pytest.raises(DataSetError, match=r"none\.csv cannot be read"):
+    with pytest.raises(DataSetError, match=r"none\.csv cannot be read: No such file or directory$"):
         read_predictions(tmp_path / "none.csv", stacks)
 
 

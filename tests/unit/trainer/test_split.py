@@ -135,6 +135,8 @@ def test_a_leak_a_lost_patient_and_a_change_are_refused(tmp_path) -> None:
     split.write(path)
     with pytest.raises(DataSetError, match="drawn from other data"):
         load_split(path, DataSet(data.path, "another digest", data.stacks))
+    with pytest.raises(DataSetError, match=r"none\.json cannot be read: No such file or directory$"):
+        load_split(tmp_path / "none.json", data)
     path.write_text("{}")
     with pytest.raises(DataSetError, match="JSON file written by this program"):
         load_split(path, data)
