@@ -7,6 +7,7 @@ import pytest
 from trainer_commands import run
 from typer.testing import CliRunner
 
+from rcm_daemon import __version__
 from rcm_daemon.errors import DataSetError
 from trainer.cli import app
 
@@ -42,6 +43,10 @@ def test_help_needs_no_torch(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version") == f"rcm-trainer {__version__}\n"
 
 
 def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
