@@ -17,7 +17,7 @@ from rcm_daemon.core.records import BOUNDARIES
 from trainer.bootstrap import patient_weights, resampled
 from trainer.live_runs import live_run
 from trainer.live_scores import coverages
-from trainer.markdown_tables import BOUNDARY_NAMES, table
+from trainer.markdown_tables import BOUNDARY_NAMES, table, with_interval
 from trainer.offline import LeftOut
 from trainer.progress import progress_bar
 
@@ -97,7 +97,6 @@ def beginnings_markdown(found: dict[str, Any]) -> list[str]:
         row = [BOUNDARY_NAMES.get(name, name)]
         for kind in ("inside", "forecast"):
             one = found[kind][name]
-            low, high = one["interval"]
-            row += [f"{100 * one['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", str(one["n"])]
+            row += [with_interval(one["share"], one["interval"], 1, 1, 100), str(one["n"])]
         rows.append(row)
     return lines + table("Coverage of 90 % intervals in the first quarter", head, rows)

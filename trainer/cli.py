@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from rcm_daemon import __version__
 from rcm_daemon.errors import RcmError
 from trainer.calibrate_cli import calibrate
 from trainer.cnn_cli import cnn
@@ -38,9 +39,11 @@ def run() -> None:
         sys.exit(error.exit_code)
 
 
-@app.callback()
-def _commands() -> None:
-    """Keep sub-commands by name whatever their number."""
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"rcm-trainer {__version__}")
+        raise typer.Exit
 
 
 @app.command()
@@ -145,10 +148,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a model bundle for the daemon and check it."""
-    import rcm_daemon
     from trainer.export import export_bundle
 
-    manifest = export_bundle(cnn, rcn, out, name=name, version=version or rcm_daemon.__version__)
+    manifest = export_bundle(cnn, rcn, out, name=name, version=version or __version__)
     n_bytes = sum(file.n_bytes for file in manifest.files.values())
     typer.echo(
         f"wrote {manifest.kind} bundle {manifest.name} {manifest.version} to {out}, {n_bytes / 1e6:.1f} MB"

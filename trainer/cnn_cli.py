@@ -29,7 +29,7 @@ def cnn(
     width: Annotated[
         float, typer.Option(min=0.05, max=2.0, help="Multiplier of Inception-V3's channel counts.")
     ] = 0.25,
-    size: Annotated[int, typer.Option(help="Side of the network's input in pixels, at least 75.")] = 192,
+    size: Annotated[int, typer.Option(min=75, help="Side of the network's input in pixels.")] = 192,
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 30,
     batch_size: Annotated[int, typer.Option(min=1, help="Slices a step.")] = 64,
     slices_per_epoch: Annotated[
@@ -54,8 +54,12 @@ def cnn(
         float, typer.Option(min=0.0, max=1.0, help="Share of the teacher's word against the labels'.")
     ] = 0.7,
     shares: Annotated[
-        str, typer.Option(help="Relative sizes of train,validation,test[,calibration] by patient.")
-    ] = "245,61,198",
+        str | None,
+        typer.Option(
+            help="Relative sizes of train,validation,test[,calibration] by patient. [default: those of the "
+            "run's own split, else 245,61,198]"
+        ),
+    ] = None,
     split: SplitOption = None,
     extend_split: Annotated[
         Path | None, typer.Option(help="The split.json of this set when it held fewer stacks.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcm_daemon.bundle.manifest import ESTIMATOR_FILE
+from rcm_daemon.bundle.manifest import ESTIMATOR_FILE, Manifest
 from rcm_daemon.bundle.sessions import Networks
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import DataSetError
@@ -139,9 +139,14 @@ def write_evaluation(
             f"every method needs a name of its own, got two of {taken[0] if taken else 'one file name'}"
         )
     check_same_input(folders)
-    sets: list[tuple[str, Sequence[Source]]] = []
+    sets: list[tuple[str, Sequence[Source], dict[str, Any]]] = []
     if stacks:
-        sets.append((f"{len(stacks)} stacks of the data set", stacks))
+        about: dict[str, Any] = {"phantom": data is not None and data.is_phantom}
+        if data and len(stacks) == len(data.stacks):  # a part without what was trained on has fewer
+            origins = [Manifest.load(folder).provenance.data_digest for folder in folders]
+            seen = [name for name, origin in zip(names, origins, strict=True) if origin == data.digest]
+            about |= {"seen_in_training": seen} if seen else {}
+        sets.append((f"{len(stacks)} stacks of the data set", stacks, about))
     if verified and n_fresh:
         held_out = f"family kept out of training ({HELD_OUT_FAMILY})"
         for n, families, purpose, of_which in (
@@ -150,7 +155,7 @@ def write_evaluation(
         ):
             planned = fresh_phantoms(verified.digest, n, families, purpose, z_step_um, pixel_size_um)
             if planned:
-                sets.append((f"{n} unseen phantoms of the {of_which}", planned))
+                sets.append((f"{n} unseen phantoms of the {of_which}", planned, {"phantom": True}))
     result: dict[str, Any] = {
         "schema": EVALUATION_SCHEMA,
         "bundle": verified
@@ -169,13 +174,13 @@ def write_evaluation(
         "sets": [],
     }
     baselines = _fit(training)
-    for number, (title, sources) in enumerate(sets):
+    for number, (title, sources, about) in enumerate(sets):
         if folders:
             runs = run_bundles(folders, sources, n_workers, title, left_out)
         else:
             runs = [StackRun(stack) for stack in stacks]
         said = others if stacks and number == 0 else {}
-        scored = _score_set(title, runs, names, said, baselines)
+        scored = _score_set(title, runs, names, said, baselines) | about
         if live:
             bundles = [Networks.open(load_verified(folder), "cpu", 1) for folder in folders]
             scored["live"] = live_evaluation(runs, names, bundles)

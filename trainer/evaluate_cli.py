@@ -61,6 +61,7 @@ def evaluate(
     from trainer.data.split import load_split
     from trainer.evaluate import write_evaluation
     from trainer.offline import LeftOut
+    from trainer.report import seen_in_training
 
     def part_of(path: Path | None, split_path: Path | None, part: str):  # type: ignore[no-untyped-def]
         if path is None:
@@ -73,7 +74,7 @@ def evaluate(
 
     data_set, stacks = part_of(data, split, "test")
     training = part_of(train_data, train_split, "train")[1]
-    write_evaluation(
+    result = write_evaluation(
         bundle,
         out,
         predictions=predictions or (),
@@ -92,3 +93,6 @@ def evaluate(
         n_beginnings=beginnings,
     )
     typer.echo((out / "evaluation.md").read_text())
+    for one in result["sets"]:
+        if "seen_in_training" in one:
+            typer.echo(f"rcm-trainer: warning: {seen_in_training(one['seen_in_training'])}", err=True)

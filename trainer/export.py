@@ -17,8 +17,6 @@ import rcm_daemon
 from rcm_daemon.bundle.check import check_bundle
 from rcm_daemon.bundle.manifest import (
     ESTIMATOR_FILE,
-    MANIFEST_FILE,
-    REQUIRED_FILES,
     Kind,
     Manifest,
     write_manifest,
@@ -66,7 +64,7 @@ def export_bundle(
         That of the RCN trained on it; without one the bundle is of kind single, the CNN's own head, or of
         kind context where the CNN sees a slice between its neighbours.
     out
-        Folder of the bundle; what an earlier export left there is replaced.
+        Folder of the bundle, empty or not there yet.
     name, version
         Of the bundle.
 
@@ -80,8 +78,9 @@ def export_bundle(
     DataSetError
         If the RCN was trained on another CNN, or a checkpoint cannot be read.
     BundleError
-        If `out` holds other files, or ONNX Runtime does not compute what torch does.
+        If `out` holds something, or ONNX Runtime does not compute what torch does.
     """
+    refuse_used_folder(out)
     network, cnn_checkpoint = load_cnn(cnn)
     checkpoints = {"cnn": cnn_checkpoint}
     recurrent, half_width, max_slices = None, 0, 0
@@ -98,7 +97,7 @@ def export_bundle(
             )
     calibration = read_calibration(rcn, recurrent) if rcn is not None and recurrent is not None else None
     temperature = calibration["temperature"] if calibration else 1.0
-    _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
     cnn_bytes = cnn_graph(network, FIELD_SHAPE).SerializeToString()
     graph = rcn_graph(recurrent, temperature) if recurrent else head_graph(network)
     rcn_bytes = graph.SerializeToString()
@@ -160,14 +159,16 @@ def export_bundle(
     return manifest
 
 
-def _clear(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    own = {*REQUIRED_FILES, MANIFEST_FILE, ESTIMATOR_FILE}
-    others = sorted(path.name for path in out.iterdir() if path.name not in own)
-    if others:
-        raise BundleError(f"a bundle's folder holds nothing else, {out} holds {', '.join(others[:5])}")
-    for path in out.iterdir():
-        path.unlink()
+def refuse_used_folder(out: Path) -> None:
+    """Refuse to write a bundle where anything lies, another bundle above all.
+
+    Raises
+    ------
+    BundleError
+        If the folder is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise BundleError(f"a bundle takes a folder of its own, {out} is not empty")
 
 
 def _golden(embedder: SliceEmbedder, answers: Answers, n_slices: int) -> dict[str, np.ndarray]:

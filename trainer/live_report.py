@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rcm_daemon.core.records import BOUNDARIES
-from trainer.markdown_tables import BOUNDARY_NAMES, table
+from trainer.markdown_tables import BOUNDARY_NAMES, NOTHING, number, table, with_interval
 
 GONE = (0, 1, 2, 5, 10, 20)
 """Percentages of announced boundaries that may be taken back or move."""
@@ -64,8 +65,10 @@ def live_markdown(live: dict[str, Any]) -> list[str]:
     for name, one in live.items():
         for boundary in BOUNDARIES:
             point = next(iter(one["announcing"][boundary].values()))
-            low, high = point["median_delay_slices_interval"]
-            delay = f"{_delay(point['median_delay_slices'])} [{_delay(low)}, {_delay(high)}]"
+            delay = _delay(point["median_delay_slices"])
+            if delay != NOTHING:
+                low, high = map(_delay, point["median_delay_slices_interval"])
+                delay += f" [{low}, {high}]"
             never = f"{point['n_never']} of {point['n']}"
             gone = _percent(point, "share_withdrawn_or_moved")
             late_um, off_um = _delay(point["median_delay_um"]), _percent(point, "announced_mae_um", 1, 1)
@@ -98,8 +101,9 @@ def _earliest(live: dict[str, Any]) -> list[str]:
 
 
 def _best(points: list[dict[str, Any]], key: str) -> str:
+    points = [point for point in points if not math.isnan(point[key])]
     if not points:
-        return "none"
+        return NOTHING
     best = min(points, key=lambda point: (point[key], point["announced_mae_um"]))
     return f"{_delay(best[key])} ({best['announced_mae_um']:.1f} um)"
 
@@ -115,11 +119,7 @@ def _coverage(name: str, coverage: dict[str, Any]) -> list[str]:
         ]
         for kind in ("inside", "forecast"):
             one = coverage[kind][cut]
-            low, high = one["interval"]
-            row += [
-                f"{100 * one['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-                f"{one['median_width_um']:.1f}",
-            ]
+            row += [_held(one), number(one["median_width_um"], 1)]
         rows.append(row)
     return table(f"Coverage of 90 % intervals: {name}", head, rows)
 
@@ -129,8 +129,8 @@ def _mosaics(name: str, mosaics: dict[str, Any]) -> list[str]:
     rows = [
         [
             cut.replace("_", " ").replace("dej", "DEJ"),
-            f"{100 * one['share']:.1f} [{100 * one['interval'][0]:.1f}, {100 * one['interval'][1]:.1f}]",
-            f"{one['median_width_um']:.1f}",
+            _held(one),
+            number(one["median_width_um"], 1),
         ]
         for cut, one in mosaics.items()
     ]
@@ -140,15 +140,18 @@ def _mosaics(name: str, mosaics: dict[str, Any]) -> list[str]:
 def _advice(name: str, advice: dict[str, Any]) -> list[str]:
     head = ["", "share of the slices used (median)", *(f"MAE {BOUNDARY_NAMES[b]} um" for b in BOUNDARIES)]
     rows = [
-        [which, share, *(f"{advice[f'{which}_{boundary}_um']:.2f}" for boundary in BOUNDARIES)]
+        [which, share, *(number(advice[f"{which}_{boundary}_um"], 2) for boundary in BOUNDARIES)]
         for which, share in (("sweep", "1"), ("advised", f"{advice['share_used']:.2f}"))
     ]
     return table(f"Under advice: {name}", head, rows)
 
 
 def _percent(one: dict[str, Any], key: str, digits: int = 1, factor: float = 100) -> str:
-    low, high = one[f"{key}_interval"]
-    return f"{factor * one[key]:.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
+    return with_interval(one[key], one[f"{key}_interval"], digits, digits, factor)
+
+
+def _held(one: dict[str, Any]) -> str:
+    return with_interval(one["share"], one["interval"], 1, 1, 100)
 
 
 def _settled(one: dict[str, Any]) -> str:
@@ -158,4 +161,4 @@ def _settled(one: dict[str, Any]) -> str:
 
 
 def _delay(late: float) -> str:
-    return "never" if late >= NEVER else f"{late:.1f}"
+    return "never" if late >= NEVER else number(late, 1)

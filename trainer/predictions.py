@@ -8,7 +8,7 @@ import numpy as np
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
-from trainer.data.tables import read_table
+from trainer.data.tables import listed, need_columns, read_table
 from trainer.scores import prediction_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from trainer.scores import Prediction
 
 PROBABILITIES = tuple(f"probability_{stratum}" for stratum in STRATA)
-N_FAULTS_SHOWN = 5
 SUM_TOLERANCE = 0.01
 
 
@@ -41,26 +40,24 @@ def read_predictions(path: Path, stacks: Sequence[LabelledStack]) -> list[Predic
         none.
     """
     table = read_table(path, "predictions must be a table in CSV or Parquet")
-    columns = set(table.columns)
-    given = PROBABILITIES if set(PROBABILITIES) <= columns else ("label",)
-    missing = [name for name in ("stack", "z_um", *given) if name not in columns]
-    if missing:
-        raise DataSetError(
-            f"predictions need the columns stack, z_um and {', '.join(PROBABILITIES)} or label, {path} lacks "
-            f"{', '.join(missing)}"
-        )
+    given: tuple[str, ...] = ("label",)
+    values_rule = f"a label of {', '.join(STRATA)}"
+    if set(PROBABILITIES) <= set(table.columns):
+        given, values_rule = PROBABILITIES, "probabilities from 0 that sum to 1"
+    rule = f"predictions need the columns stack, z_um and {', '.join(PROBABILITIES)} or label"
+    need_columns(table, ("stack", "z_um", *given), path, rule)
     faults: list[str] = []
     found: dict[tuple[str, float], np.ndarray] = {}
     names = {stack.stack for stack in stacks}
     for number, cells in enumerate(table.rows, start=table.first_row):
-        if (name := (cells["stack"] or "").strip()) not in names:
+        if (name := cells["stack"].strip()) not in names:
             continue
         try:
             place = name, round(float(cells["z_um"]), 6)
-            values = _probabilities([cells[column] or "" for column in given])
+            values = _probabilities([cells[column] for column in given])
         except ValueError:
             said = ", ".join(f"{column} {cells[column]!r}" for column in ("z_um", *given))
-            faults.append(f"row {number} must hold a depth and a stratum or its probabilities, got {said}")
+            faults.append(f"row {number} must hold a depth and {values_rule}, got {said}")
             continue
         if place in found:
             faults.append(f"row {number} repeats z {place[1]:g} um of stack {name}")
@@ -70,13 +67,12 @@ def read_predictions(path: Path, stacks: Sequence[LabelledStack]) -> list[Predic
         places = [(stack.stack, round(float(z_um), 6)) for z_um in stack.z_um]
         absent = [f"{z_um:g}" for name, z_um in places if (name, z_um) not in found]
         if absent:
-            shown = ", ".join(absent[:N_FAULTS_SHOWN])
-            faults.append(f"stack {stack.stack} lacks {len(absent)} slices, at z {shown} um")
+            shown = listed([f"{um} um" for um in absent], between=", ")
+            faults.append(f"stack {stack.stack} lacks {len(absent)} slices, at z {shown}")
         else:
             predictions.append(prediction_of(np.stack([found[place] for place in places]), stack.z_um))
     if faults:
-        more = f" and {len(faults) - N_FAULTS_SHOWN} more" if len(faults) > N_FAULTS_SHOWN else ""
-        raise DataSetError(f"{path} cannot be evaluated: {'; '.join(faults[:N_FAULTS_SHOWN])}{more}")
+        raise DataSetError(f"{path} cannot be evaluated: {listed(faults)}")
     return predictions
 
 

@@ -29,6 +29,7 @@ from rcm_daemon.bundle.signature import SIGNATURE_FILE
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.errors import BundleError, DataSetError
 from trainer.data.prepared import fields_of_stack
+from trainer.export import refuse_used_folder
 from trainer.offline import run_bundles
 from trainer.onnx_graphs import checked
 from trainer.progress import progress_bar
@@ -104,8 +105,7 @@ def add_variant(
             "int8 is made on a processor that adds int8 products in 32 bits (VNNI, dotprod), which this one "
             f"does not: {bundle} serves as it is, or takes --to fp16"
         )
-    if out.exists() and any(out.iterdir()):
-        raise BundleError(f"a bundle's folder holds nothing else, {out} is not empty")
+    refuse_used_folder(out)
     n_used = n_calibration if to == "int8" else 0
     cnn = verified.files["cnn.onnx"]
     with tempfile.TemporaryDirectory() as scratch:

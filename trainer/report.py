@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcm_daemon.core.records import BOUNDARIES, STRATA
 from trainer.beginnings import beginnings_markdown
 from trainer.live_report import live_markdown
-from trainer.markdown_tables import BOUNDARY_NAMES, STRATUM_NAMES, table
+from trainer.markdown_tables import BOUNDARY_NAMES, STRATUM_NAMES, number, table, with_interval
 from trainer.metrics import IMPOSSIBLE_TRANSITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 METHOD = (
     "Scored against the readers' consensus on whole stacks, a bundle through its ONNX graphs. In brackets "
@@ -20,7 +23,7 @@ METHOD = (
 PAPER_NOTE = (
     "For comparison, Bozkurt et al. 2021 report on 198 real stacks: Toeplitz attention D = 1 88.07 % "
     "accuracy, 3 impossible transitions, MAE 5.76 and 9.24 um; single-image Inception-V3 84.87 %, 68, 9.82 "
-    "and 10.59 um. Phantoms are another data set: the figures must not be read against each other."
+    "and 10.59 um. {} another data set: the figures must not be read against each other."
 )
 
 
@@ -44,13 +47,21 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
         "",
-        PAPER_NOTE,
+        PAPER_NOTE.format("Phantoms are" if all(one["phantom"] for one in result["sets"]) else "Theirs is"),
     ]
     for one in result["sets"]:
         lines += _set(one)
     if "beginnings" in result:
         lines += beginnings_markdown(result["beginnings"])
     return "\n".join(lines) + "\n"
+
+
+def seen_in_training(names: Sequence[str]) -> str:
+    """Say that bundles are scored on what they were trained on."""
+    return (
+        f"without --split the stacks that trained {' and '.join(names)} are scored too: on stacks never seen "
+        "figures are likely to be worse"
+    )
 
 
 def _set(one: dict[str, Any]) -> list[str]:
@@ -65,6 +76,9 @@ def _set(one: dict[str, Any]) -> list[str]:
     if "geometry" in methods:
         about += " Geometry: the boundaries that are truly there."
     lines = ["", f"## {one['title'][0].upper()}{one['title'][1:]}", "", about]
+    if "seen_in_training" in one:
+        said = seen_in_training(one["seen_in_training"])
+        lines += ["", f"**{said[0].upper()}{said[1:]}.**"]
     lines += [*_labels(methods), *_transitions(methods), *_boundaries(methods), *_to_truth(methods)]
     return lines + live_markdown(one["live"]) if "live" in one else lines
 
@@ -78,7 +92,7 @@ def _labels(methods: dict[str, Any]) -> list[str]:
     for name, scores in methods.items():
         labels = scores["labels"]
         keys = [f"sensitivity_{s}" for s in STRATA] + [f"specificity_{s}" for s in STRATA]
-        rows.append([name, _percent(labels, "accuracy"), *(f"{100 * labels[key]:.1f}" for key in keys)])
+        rows.append([name, _percent(labels, "accuracy"), *(number(100 * labels[key], 1) for key in keys)])
     return table("Labels", head, rows)
 
 
@@ -105,7 +119,7 @@ def _boundaries(methods: dict[str, Any]) -> list[str]:
         row = [name]
         for boundary in BOUNDARIES:
             one = scores[boundary]
-            row += [_mae(one), f"{one['median_um']:.2f}"]
+            row += [_mae(one), number(one["median_um"], 2)]
             row += [f"{one['n_missed']} of {one['n']}", str(one["n_false"])]
         rows.append(row)
     return table("Boundaries", head, rows)
@@ -122,10 +136,8 @@ def _to_truth(methods: dict[str, Any]) -> list[str]:
 
 
 def _mae(one: dict[str, Any]) -> str:
-    low, high = one["mae_um_interval"]
-    return f"{one['mae_um']:.2f} [{low:.2f}, {high:.2f}]"
+    return with_interval(one["mae_um"], one["mae_um_interval"], 2, 2)
 
 
 def _percent(labels: dict[str, Any], name: str) -> str:
-    low, high = labels[f"{name}_interval"]
-    return f"{100 * labels[name]:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return with_interval(labels[name], labels[f"{name}_interval"], 2, 1, 100)

@@ -98,6 +98,13 @@ class CnnRecipe:
     distance_weight: float = 0.0
     teacher_weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation:
+        """Return what slices go through in training; a kind to leave out that there is none of is refused."""
+        return Augmentation().without(list(self.switched_off))
+
     def network(self) -> InceptionStrata:
         """Return the network it is about, untrained."""
         with_distances = self.distance_weight > 0
@@ -130,7 +137,7 @@ def train_cnn(
     recipe
         What to do.
     out
-        The run's folder: `last.pt`, `best.pt`, `metrics.jsonl`, `tensorboard/`.
+        The run's folder: `split.json`, `last.pt`, `best.pt`, `metrics.jsonl`, `tensorboard/`.
     device, precision
         Where and in which number format, see `trainer.precision`.
     resume
@@ -185,6 +192,7 @@ def train_cnn(
     run = _Run(
         prepared, rows["train"], network, average, optimizer, mixed, recipe, taught_by, n_batches, n_per_epoch
     )
+    split.write(out / "split.json")
     return run_epochs(
         out,
         "training the CNN",
@@ -220,7 +228,7 @@ class _Run:
         rng = np.random.default_rng([recipe.seed, epoch])
         drawn = rng.choice(self.rows, self.n_per_epoch, replace=False)
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        augmenter = Augmenter(Augmentation().without(list(recipe.switched_off)), generator)
+        augmenter = Augmenter(recipe.augmentation(), generator)
         labels = self.prepared.labels
         distances = compressed_distances(self.prepared.data) if recipe.distance_weight else labels
         parameters = list(self.network.parameters())

@@ -71,7 +71,7 @@ def train_rcn(
     recipe
         What to do.
     out
-        The run's folder.
+        The run's folder, which gets its split, too.
     cnn_digest
         Digest of the CNN the embeddings come from, kept in the checkpoint.
     device
@@ -124,6 +124,7 @@ def train_rcn(
         device,
         LIVE_FRACTIONS if recipe.segmental else (1.0,),
     )
+    split.write(out / "split.json")
     return run_epochs(
         out,
         "training the RCN",

@@ -20,10 +20,11 @@ from rcm_daemon.errors import DataSetError, StackFileError
 from rcm_daemon.readers.opening import open_stack
 from trainer.data.importing_labels import READERS, LabelledSlice, parse_word_map, read_labels
 from trainer.data.manifest import MANIFEST_NAME, REQUIRED_COLUMNS
+from trainer.data.tables import listed
 from trainer.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import numpy as np
 
@@ -31,7 +32,7 @@ IMAGE_SUFFIXES = (".bmp", ".png", ".jpg", ".jpeg")
 TIFF_SUFFIXES = (".tif", ".tiff")
 STACK = "\0"
 """Stands for a stack in what is wrong with several."""
-N_NAMED = 5
+N_FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def import_set(
             _check_stack(root, name, rows, out.parent, scale, findings)
             advance(1, "")
     for fault, (first, *others) in findings.unreadable.items():
-        alike = f" ({len(others)} more alike: {_some(others)})" if others else ""
+        alike = f" ({len(others)} more alike: {listed(others, ', ')})" if others else ""
         findings.faults.append(fault.replace(STACK, str(root / first)) + alike)
     if findings.dim:
         findings.warnings.append(
@@ -140,7 +141,8 @@ def import_set(
     _check_doubles(findings)
     _look_for_others(root, stacks, findings)
     if findings.faults:
-        raise DataSetError(f"{root} cannot be imported: {'; '.join(findings.faults)}")
+        shown = listed(findings.faults, n_shown=N_FAULTS_SHOWN)
+        raise DataSetError(f"{root} cannot be imported: {shown}")
     _write(out, findings.rows)
     given = [row["label"] for row in findings.rows]
     counts = {name: given.count(name) for name in STRATA}
@@ -206,23 +208,31 @@ def _check_numbers(name: str, rows: list[LabelledSlice], n_slices: int, faults: 
                 f"row {row.row} repeats slice {row.slice} of stack {name}, first in row {first[row.slice]}"
             )
         first.setdefault(row.slice, row.row)
-    missing = _runs(set(range(n_slices)) - first.keys())
-    extra = _runs(first.keys() - set(range(n_slices)))
-    hint = " (slices are numbered from 0)" if (missing, extra) == ("0", str(n_slices)) else ""
+    missing, extra = set(range(n_slices)) - first.keys(), first.keys() - set(range(n_slices))
+    hint = " (slices are numbered from 0)" if (missing, extra) == ({0}, {n_slices}) else ""
     if missing:
-        faults.append(f"every slice needs a label, stack {name} of {n_slices} has none for {missing}{hint}")
+        faults.append(
+            f"every slice needs a label, stack {name} of {n_slices} slices has none for "
+            f"{_slices(missing)}{hint}"
+        )
     if extra:
-        faults.append(f"stack {name} has {n_slices} slices, but there are labels for {extra}{hint}")
+        faults.append(f"stack {name} has {n_slices} slices, but there are labels for {_slices(extra)}{hint}")
     return len(faults) == n_before
 
 
 def _check_depths(name: str, depths: dict[int, float], n_slices: int, faults: list[str]) -> bool:
     n_before = len(faults)
-    missing = _runs(set(range(n_slices)) - depths.keys())
-    if missing:
-        faults.append(f"z_um must stand for all slices of a stack or none, stack {name} lacks {missing}")
-    if len(set(depths.values())) < len(depths):
-        faults.append(f"two slices of a stack must not have one z_um, stack {name} repeats a depth")
+    if missing := set(range(n_slices)) - depths.keys():
+        faults.append(
+            f"z_um must stand for all slices of a stack or none, stack {name} has none for {_slices(missing)}"
+        )
+    at: dict[float, list[int]] = defaultdict(list)
+    for index, z_um in depths.items():
+        at[z_um].append(index)
+    doubled = [f"{z_um:g} um for {_slices(found)}" for z_um, found in at.items() if len(found) > 1]
+    if doubled:
+        said = listed(doubled, ", ")
+        faults.append(f"two slices of a stack must not have one z_um, stack {name} has {said}")
     return len(faults) == n_before
 
 
@@ -251,13 +261,15 @@ def _warn_of_turns(name: str, rows: list[LabelledSlice], findings: _Findings) ->
         if STRATA.index(below.strata["label"]) < STRATA.index(above.strata["label"])
     ]
     if found:
-        findings.warnings.append(f"labels of stack {name} run backwards with depth at {_some(found)}")
+        findings.warnings.append(f"labels of stack {name} run backwards with depth at {listed(found, ', ')}")
 
 
 def _check_pitch(findings: _Findings) -> None:
     # Resolution tags are ratios of whole numbers: equal pitches may differ in their last digits.
     if findings.pitches and max(findings.pitches) > min(findings.pitches) * (1 + PITCH_TOLERANCE):
-        shown = ", ".join(f"{pitch:g} um in {_some(names)}" for pitch, names in findings.pitches.items())
+        shown = ", ".join(
+            f"{pitch:g} um in {listed(names, ', ')}" for pitch, names in findings.pitches.items()
+        )
         findings.faults.append(
             f"all stacks must have one pitch, got {shown}: if a file states a wrong one, give --pixel-size-um"
         )
@@ -285,7 +297,11 @@ def _look_for_others(root: Path, labelled: Iterable[str], findings: _Findings) -
             if suffix in (*TIFF_SUFFIXES, *IMAGE_SUFFIXES) and not {stack, below} & known:
                 others.add(stack)
     if others:
-        findings.warnings.append(f"without labels, so left out: {_some(sorted(others))}")
+        findings.warnings.append(f"without labels, so left out: {listed(sorted(others), ', ')}")
+
+
+def _slices(numbers: Collection[int]) -> str:
+    return f"slice{'s' * (len(numbers) > 1)} {_runs(numbers)}"
 
 
 def _runs(numbers: Iterable[int]) -> str:
@@ -297,11 +313,6 @@ def _runs(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
-    return ", ".join(names[:N_NAMED]) + more
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:

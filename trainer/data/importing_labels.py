@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rcm_daemon.core.records import STRATA
-from rcm_daemon.errors import DataSetError
+from trainer.data.tables import listed, need_columns, read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,34 +88,31 @@ def read_labels(path: Path, words: dict[str, str], faults: list[str]) -> dict[st
     DataSetError
         If the file cannot be read, or lacks a column.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataSetError(f"labels must be a CSV in UTF-8, {path} cannot be read: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataSetError(
-            f"a labels CSV needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}"
-        )
+    table = read_csv(path, "labels must be a CSV in UTF-8")
+    rule = f"a labels CSV needs the columns {', '.join(REQUIRED_COLUMNS)}"
+    need_columns(table, REQUIRED_COLUMNS, path, rule)
     stacks: dict[str, list[LabelledSlice]] = defaultdict(list)
     unknown: Counter[tuple[str, str]] = Counter()
-    for number, cells in enumerate(reader, start=2):
-        stack = (cells["stack"] or "").strip()
+    faulty: list[str] = []
+    for number, cells in enumerate(table.rows, start=table.first_row):
+        stack = cells["stack"].strip()
         stack_path = PurePosixPath(stack)
         if not stack or stack_path.is_absolute() or ".." in stack_path.parts:
-            faults.append(f"row {number}: stack must be a path below the imported folder, got {stack!r}")
+            faulty.append(f"row {number}: stack must be a path below the imported folder, got {stack!r}")
             continue
-        row = _parse_row(number, cells, words, unknown, faults)
+        row = _parse_row(number, cells, words, unknown, faulty)
         if row is not None:
             stacks[str(stack_path)].append(row)
+    if faulty:
+        faults.append(listed(faulty))
     for column in ("label", *READERS):
         found = [
             f"{word!r} ({n} row{'s' * (n > 1)})" for (name, word), n in unknown.items() if name == column
         ]
         if found:
             faults.append(
-                f"{column} must be one of {', '.join(words)} (give others with --map), got {', '.join(found)}"
+                f"{column} must be one of {', '.join(words)} (give others with --map), got "
+                f"{listed(found, between=', ')}"
             )
     if not stacks and not faults:
         faults.append(f"{path} has no rows")

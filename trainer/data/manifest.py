@@ -17,7 +17,7 @@ import numpy as np
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
-from trainer.data.tables import read_table
+from trainer.data.tables import listed, need_columns, read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,11 +135,8 @@ def load_data_set(path: Path) -> DataSet:
         in_parquet = (path / PARQUET_NAME).is_file() and not (path / MANIFEST_NAME).is_file()
         path = path / (PARQUET_NAME if in_parquet else MANIFEST_NAME)
     table = read_table(path, "a data set needs a manifest in CSV or Parquet")
-    missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
-    if missing:
-        raise DataSetError(
-            f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}, {path} lacks {', '.join(missing)}"
-        )
+    rule = f"a manifest needs the columns {', '.join(REQUIRED_COLUMNS)}"
+    need_columns(table, REQUIRED_COLUMNS, path, rule)
     rows_of: dict[str, list[_Row]] = defaultdict(list)
     faults: list[str] = []
     for number, cells in enumerate(table.rows, start=table.first_row):
@@ -152,8 +149,8 @@ def load_data_set(path: Path) -> DataSet:
     if not rows_of and not faults:
         faults.append("it has no rows")
     if faults:
-        more = f" and {len(faults) - N_FAULTS_SHOWN} more" if len(faults) > N_FAULTS_SHOWN else ""
-        raise DataSetError(f"{path} is not a usable manifest: {'; '.join(faults[:N_FAULTS_SHOWN])}{more}")
+        shown = listed(faults, n_shown=N_FAULTS_SHOWN)
+        raise DataSetError(f"{path} is not a usable manifest: {shown}")
     digest = hashlib.sha256(table.content)
     for file in sorted(sizes):
         digest.update(f"{file.name}:{sizes[file]};".encode())

@@ -216,10 +216,10 @@ def settle_split(
     split: Path | None = None,
     extended: Path | None = None,
     seed: int = 0,
-    shares: str = "",
+    shares: str | None = None,
     new_shares: str = "",
 ) -> Split:
-    """Find the split of a run and keep it in its folder: one named, the run's own, one grown, or a new one.
+    """Find the split of a run: one named, one grown, one drawn, or the one its folder holds already.
 
     Parameters
     ----------
@@ -228,40 +228,40 @@ def settle_split(
     split, extended
         A stored split to use, or one of the set when it was smaller.
     seed, shares, new_shares
-        Of the draw: of all patients, or of those an extended split does not know.
+        Of the draw: of all patients, or of those an extended split does not know. Without shares the run's
+        own split is taken, and drawn with the paper's where there is none.
 
     Raises
     ------
     DataSetError
         As `load_split`, `extend_split`, `draw_split` and `parsed_shares` do; or if the run's own split is
-        neither the one named nor one that extends the one to extend.
+        another than the one asked for.
     """
-    if split and extended:
-        raise DataSetError(f"a split is taken as it is or extended, got {split} and {extended}")
-    own = out / "split.json"
+    named = [str(path) for path in (split, extended) if path] + [f"shares {shares}"] * (shares is not None)
+    if len(named) > 1:
+        raise DataSetError(f"a split is taken as it is, extended or drawn, got {' and '.join(named)}")
+    path = out / "split.json"
+    own = load_split(path, data) if path.is_file() else None
     if split:
-        parts = load_split(split, data)
-        if own.is_file() and stored_digest(own) != parts.digest:
-            raise DataSetError(f"a run keeps its split, {own} is another than {split}: remove the one")
-    elif own.is_file():
-        parts = load_split(own, data)
-        if extended:
-            _check_extends(parts, own, _read(extended), extended)
+        wanted, what = load_split(split, data), str(split)
     elif extended:
-        parts = extend_split(extended, data, seed, parsed_shares(new_shares))
+        wanted = extend_split(extended, data, seed, parsed_shares(new_shares))
+        what = f"{extended} extended with seed {seed} and shares {new_shares}"
+    elif own and shares is None and own.seed == seed:
+        return own
     else:
-        parts = draw_split(data, seed, parsed_shares(shares))
-    parts.write(own)
-    return parts
+        wanted = draw_split(data, seed, PAPER_SHARES if shares is None else parsed_shares(shares))
+        what = f"one drawn with seed {seed} and shares {_written(wanted.shares)}"
+    if own and own.digest != wanted.digest:
+        raise DataSetError(
+            f"a run keeps its split, {path} (seed {own.seed}, shares {_written(own.shares)}) is another than "
+            f"{what}: remove it or name it with --split"
+        )
+    return wanted
 
 
-def _check_extends(split: Split, path: Path, old: Split, old_path: Path) -> None:
-    for part in PARTS:
-        if moved := sorted(set(old.patients[part]) - set(split.patients[part])):
-            raise DataSetError(
-                f"a split that extends another leaves its patients where they are, {path} has {moved[0]} in "
-                f"another part than {old_path}: remove the one or name the other"
-            )
+def _written(shares: Sequence[float]) -> str:
+    return ",".join(f"{share:g}" for share in shares)
 
 
 def stored_digest(path: Path) -> str:
@@ -285,10 +285,12 @@ def _read(path: Path, data: DataSet | None = None) -> Split:
             {part: tuple(map(str, content["patients"][part])) for part in PARTS},
         )
         digest = content["digest"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except OSError as error:
         raise DataSetError(
-            f"a split must be a JSON file written by this program, {path} is not: {error!r}"
+            f"a split must be a readable file, {path} cannot be read: {error.strerror}"
         ) from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataSetError(f"a split must be a JSON file written by this program, {path} is not") from error
     if data is not None:
         check_split(split, data)
     if digest != split.digest:

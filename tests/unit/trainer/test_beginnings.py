@@ -92,6 +92,7 @@ def test_an_evaluation_of_beginnings_reports_them(work: Path, tmp_path) -> None:
     )
     assert "## Beginnings" in text
     assert "| epidermis-DEJ |" in text
+    assert "Phantoms are another data set: the figures must not be read against each other." in text
     found = json.loads((out / "evaluation.json").read_text())["beginnings"]
     assert 1 <= found["n_rendered"] <= found["n_stacks"] == 12
     assert set(found["inside"]) == {"all", "epidermis_dej", "dej_dermis"}

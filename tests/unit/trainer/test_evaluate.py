@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from trainer_commands import run
+from typer.testing import CliRunner
 
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from rcm_daemon.simulator import Phantom
 from trainer.baselines import fit_depth_classifier, fit_prior_boundaries
+from trainer.cli import app
 from trainer.data.manifest import load_data_set
 from trainer.data.phantoms import SetParameters, plan_stacks
 from trainer.data.prepared import fields_of_stack
@@ -45,7 +47,10 @@ def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) ->
     assert text.strip() == (tmp_path / "evaluation.md").read_text().strip()
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert "not a medical device" in result["notice"]
+    assert "Theirs is another data set: the figures must not be read against each other." in text
     (one,) = result["sets"]
+    assert "seen_in_training" not in one
+    assert "Without --split" not in text
     names = [
         "tiny",
         "its single-image CNN",
@@ -80,6 +85,25 @@ def test_evaluation_scores_bundle_baselines_and_readers(work: Path, tmp_path) ->
     expected = score(stacks, predictions)
     assert one["methods"]["tiny"]["confusion"] == expected["confusion"]
     assert one["methods"]["tiny"]["impossible"] == expected["impossible"]
+
+
+def test_an_evaluation_on_the_stacks_of_the_training_says_so(work: Path, tmp_path) -> None:
+    said = "without --split the stacks that trained tiny-single are scored too: on stacks never seen figures"
+    command = ["evaluate", work / "single", "--data", work / "data", "--out", tmp_path, "--workers", "1"]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert f"rcm-trainer: warning: {said}" in done.stderr
+    (one,) = json.loads((tmp_path / "evaluation.json").read_text())["sets"]
+    assert one["seen_in_training"] == ["tiny-single"]
+    text = (tmp_path / "evaluation.md").read_text()
+    assert f"\n\n**W{said[1:]} are likely to be worse.**\n\n" in text.partition("## 14 stacks")[2]
+    # Other data have trained nothing: those of fewer slices are another set.
+    rows = (work / "data" / "manifest.csv").read_text().splitlines(keepends=True)
+    other = work / "data" / "other.csv"
+    other.write_text("".join(line for line in rows if line.startswith(("stack,", "stack-1,"))))
+    command[3] = other
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert "warning" not in done.stderr
+    assert "seen_in_training" not in (tmp_path / "evaluation.json").read_text()
 
 
 def test_scores_of_boundaries_worked_by_hand(work: Path) -> None:

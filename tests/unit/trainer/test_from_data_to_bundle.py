@@ -330,10 +330,11 @@ def test_bundles_pass_their_check_and_agree_with_torch(work: Path, name: str, ki
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_export_refuses_strange_folders_and_strange_pairs(work: Path, tmp_path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"holds notes\.txt"):
-        export_bundle(work / "cnn", None, tmp_path, name="tiny")
+def test_export_refuses_used_folders_and_strange_pairs(work: Path, tmp_path) -> None:
+    before = (work / "whole" / "manifest.json").read_bytes()
+    with pytest.raises(BundleError, match=r"a folder of its own, .*whole is not empty"):
+        run("export", "--cnn", work / "cnn", "--out", work / "whole", "--name", "other")
+    assert (work / "whole" / "manifest.json").read_bytes() == before
     checkpoint = load_checkpoint(work / "rcn", "rcm-rcn-1")
     checkpoint["provenance"]["cnn_digest"] = "0" * 64
     torch.save(checkpoint, tmp_path / "other.pt")

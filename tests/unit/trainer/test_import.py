@@ -183,8 +183,8 @@ def test_every_fault_is_listed_at_once(tiffs: Path) -> None:
         "label must be one of epidermis, dej, dermis, y (give others with --map), "
         "got 'spinosum' (2 rows), 'basale' (1 row)",
         "stack b.tif has no patient",
-        "every slice needs a label, stack b.tif of 4 has none for 2-3",
-        "stack b.tif has 4 slices, but there are labels for 7",
+        "every slice needs a label, stack b.tif of 4 slices has none for slices 2-3",
+        "stack b.tif has 4 slices, but there are labels for slice 7",
         "row 9 repeats slice 0 of stack b.tif, first in row 6",
         "stack c must have one patient, got p3, p4",
         "stack c must have one site, got arm, leg",
@@ -197,11 +197,24 @@ def test_every_fault_is_listed_at_once(tiffs: Path) -> None:
         assert fault in said
 
 
+def test_of_a_thousand_faulty_rows_a_few_are_named(tiffs: Path) -> None:
+    rows = [["a.tif", "p", "", "x", "dej"]] * 1000
+    said = refusal(tiffs, [*rows, *rows_of("b.tif", "", "", *FOUR)])
+    assert (
+        "row 6: slice must be a whole number from 0, got 'x' and 995 more; stack b.tif has no patient" in said
+    )
+    assert "row 7" not in said
+    many = [row for number in range(99) for row in rows_of(f"gone-{number}.tif", "", "", "dej")]
+    assert " and 80 more" in refusal(tiffs, many)
+    words = [["a.tif", "p", "", number, f"word-{number}"] for number in range(99)]
+    assert "'word-4' (1 row) and 94 more" in refusal(tiffs, words)
+
+
 def test_slices_counted_from_one_are_guessed(tiffs: Path) -> None:
     rows = [[*row[:3], row[3] + 1, row[4]] for row in rows_of("a.tif", "p", "", *FOUR)]
     said = refusal(tiffs, rows)
-    assert "has none for 0 (slices are numbered from 0)" in said
-    assert "there are labels for 4 (slices are numbered from 0)" in said
+    assert "has none for slice 0 (slices are numbered from 0)" in said
+    assert "there are labels for slice 4 (slices are numbered from 0)" in said
 
 
 def test_labels_that_run_backwards_are_kept_but_named(tiffs: Path) -> None:
@@ -280,8 +293,14 @@ def test_a_vivastack_with_a_frame_missing_or_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("z_um", "words"),
     [
-        (["0", "", "6", "9"], "z_um must stand for all slices of a stack or none, stack a.tif lacks 1"),
-        (["0", "3", "3", "9"], "two slices of a stack must not have one z_um, stack a.tif repeats a depth"),
+        (
+            ["0", "", "6", "9"],
+            "z_um must stand for all slices of a stack or none, stack a.tif has none for slice 1",
+        ),
+        (
+            ["0", "3", "3", "9"],
+            "two slices of a stack must not have one z_um, stack a.tif has 3 um for slices 1-2",
+        ),
         (["0", "3", "deep", "9"], "row 4: z_um must be a depth or empty, got 'deep'"),
     ],
 )
@@ -291,13 +310,16 @@ def test_depths_that_cannot_be_used(tiffs: Path, z_um: list[str], words: str) ->
 
 
 def test_labels_that_cannot_be_read(tiffs: Path) -> None:
-    with pytest.raises(DataSetError, match=r"none\.csv cannot be read"):
+    with pytest.raises(DataSetError, match=r"none\.csv cannot be read: No such file or directory$"):
         import_set(tiffs, tiffs / "none.csv", tiffs.parent / "set")
     assert "lacks patient, slice" in refusal(tiffs, [["a.tif", "dej"]], ["stack", "label"])
+    said = refusal(tiffs, [], ["stack;patient;slice;label"])
+    assert said.endswith("its columns, as commas separate them: stack;patient;slice;label")
+    assert "row 2: slice must be a whole number from 0, got ''" in refusal(tiffs, [["a.tif", "p"]])
     assert "has no rows" in refusal(tiffs, [])
     binary = tiffs.parent / "labels.csv"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataSetError, match="a CSV in UTF-8"):
+    with pytest.raises(DataSetError, match=r"cannot be read: it is not in UTF-8$"):
         import_set(tiffs, binary, tiffs.parent / "set")
 
 

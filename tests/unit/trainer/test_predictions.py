@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from trainer_commands import run
 from rcm_daemon.core.records import STRATA
 from rcm_daemon.errors import DataSetError
 from trainer.data.manifest import load_data_set
+from trainer.live_report import _best, _coverage, _delay
 from trainer.predictions import PROBABILITIES, read_predictions
 from trainer.scores import prediction_of, score
 
@@ -63,6 +65,28 @@ def test_probabilities_and_labels_score_as_the_same_predictions_do(data: Path, t
     assert one["methods"]["soft"] == one["methods"]["hard"] == expected
 
 
+def test_where_there_is_nothing_to_measure_the_report_says_none(data: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat.csv"
+    rows = (data / "manifest.csv").read_text().replace(",stack-", f",{data}/stack-")
+    flat.write_text(re.sub("(?<=,)(dej|dermis)(?=,|\\n)", "epidermis", rows))
+    stacks = load_data_set(flat).stacks
+    path = write(
+        tmp_path / "mine.csv",
+        ["stack", "z_um", "label"],
+        [[stack.stack, z_um, "epidermis"] for stack in stacks for z_um in stack.z_um],
+    )
+    text = run("evaluate", "--data", flat, "--out", tmp_path, "--predictions", path)
+    assert "| mine | 100.00 [100.0, 100.0] | 100.0 | none | none | none | 100.0 | 100.0 |" in text
+    assert "| mine | none | none | 0 of 0 | 0 | none | none | 0 of 0 | 0 |" in text
+    assert "nan" not in text
+    nothing = {"share": float("nan"), "interval": [float("nan")] * 2, "median_width_um": float("nan")}
+    assert "| all | none | none | none | none |" in _coverage(
+        "live", {"inside": {"all": nothing}, "forecast": {"all": nothing}}
+    )
+    point = dict.fromkeys(("median_delay_slices", "announced_mae_um"), float("nan"))
+    assert _best([point], "median_delay_slices") == _delay(float("nan")) == "none"
+
+
 def test_only_the_stacks_asked_for_are_read(data: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "all.csv", ["stack", "z_um", "label"], labels_of(data))
     stack = load_data_set(data).stacks[2]
@@ -78,19 +102,21 @@ def test_what_is_wrong_is_listed(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataSetError) as caught:
         read_predictions(path, stacks)
     for fault in (
-        "row 3 must hold a depth and a stratum or its probabilities, got z_um '-17.0', label 'basale'",
+        "row 3 must hold a depth and a label of epidermis, dej, dermis, got z_um '-17.0', label 'basale'",
         "got z_um 'deep'",
         f"row {len(rows) + 2} repeats z -20 um of stack stack-0",
-        "stack stack-0 lacks 2 slices, at z -17, -14 um",
+        "stack stack-0 lacks 2 slices, at z -17 um, -14 um",
         f"stack stack-1 lacks {stacks[1].n_slices} slices",
     ):
         assert fault in str(caught.value)
     path = write(tmp_path / "bad.csv", ["stack", "z_um", *PROBABILITIES], [["stack-0", -20.0, 0.5, 0.5, 0.5]])
-    with pytest.raises(DataSetError, match="row 2 must hold a depth and a stratum or its probabilities"):
+    with pytest.raises(DataSetError, match="row 2 must hold a depth and probabilities from 0 that sum to 1"):
         read_predictions(path, stacks)
-    with pytest.raises(DataSetError, match="lacks z_um, label"):
+    with pytest.raises(
+        DataSetError, match=r"lacks z_um, label: its columns, as commas separate them: stack$"
+    ):
         read_predictions(write(tmp_path / "bad.csv", ["stack"], []), stacks)
-    with pytest.raises(DataSetError, match=r"none\.csv cannot be read"):
+    with pytest.raises(DataSetError, match=r"none\.csv cannot be read: No such file or directory$"):
         read_predictions(tmp_path / "none.csv", stacks)
 
 

@@ -135,6 +135,8 @@ def test_a_leak_a_lost_patient_and_a_change_are_refused(tmp_path) -> None:
     split.write(path)
     with pytest.raises(DataSetError, match="drawn from other data"):
         load_split(path, DataSet(data.path, "another digest", data.stacks))
+    with pytest.raises(DataSetError, match=r"none\.json cannot be read: No such file or directory$"):
+        load_split(tmp_path / "none.json", data)
     path.write_text("{}")
     with pytest.raises(DataSetError, match="JSON file written by this program"):
         load_split(path, data)
@@ -148,17 +150,41 @@ def test_a_run_keeps_its_split(tmp_path: Path) -> None:
     first, other = tmp_path / "first.json", tmp_path / "other.json"
     draw_split(begun, 3, (10, 5, 0, 5)).write(first)
     draw_split(begun, 4, (10, 5, 0, 5)).write(other)
-    settled = settle_split(begun, tmp_path / "cnn", split=first)
-    assert settle_split(begun, tmp_path / "cnn") == settled
+    cnn, rcn = tmp_path / "cnn", tmp_path / "rcn"
+    settled = settle_split(begun, cnn, split=first)
+    assert not cnn.exists()  # what is trained writes it, once nothing is in the way any more
+    settled.write(cnn / "split.json")
+    assert settle_split(begun, cnn, seed=3) == settled
+    assert settle_split(begun, cnn, seed=3, shares="10,5,0,5") == settled
+    for other_shares in ("10,5,5", "10,5,0,4"):
+        with pytest.raises(
+            DataSetError, match=r"\(seed 3, shares 10,5,0,5\) is another than one drawn"
+        ) as told:
+            settle_split(begun, cnn, seed=3, shares=other_shares)
+        assert f"with seed 3 and shares {other_shares}" in str(told.value)
+    with pytest.raises(
+        DataSetError, match="another than one drawn with seed 4 and shares 245,61,198,0: remove"
+    ):
+        settle_split(begun, cnn, seed=4)
     with pytest.raises(DataSetError, match="a run keeps its split"):
-        settle_split(begun, tmp_path / "cnn", split=other)
-    assert load_split(tmp_path / "cnn" / "split.json", begun) == settled
-    split = settle_split(grown, tmp_path / "rcn", extended=first, new_shares="1,0,0,1")
-    assert settle_split(grown, tmp_path / "rcn", extended=first, new_shares="1,0,0,0") == split
-    with pytest.raises(DataSetError, match="leaves its patients where they are"):
-        settle_split(grown, tmp_path / "rcn", extended=other, new_shares="1,0,0,1")
-    with pytest.raises(DataSetError, match="as it is or extended"):
+        settle_split(begun, cnn, split=other)
+    for nonsense in ("1,2", "1,1,1,1,1", "many"):
+        with pytest.raises(DataSetError, match="three or four numbers"):
+            settle_split(begun, cnn, seed=3, shares=nonsense)
+    assert settle_split(begun, cnn, split=cnn / "split.json", seed=4) == settled
+    split = settle_split(grown, rcn, extended=first, new_shares="1,0,0,1")
+    split.write(rcn / "split.json")
+    assert settle_split(grown, rcn, extended=first, new_shares="1,0,0,1") == split
+    with pytest.raises(
+        DataSetError, match=r"another than .*first.json extended with seed 0 and shares 1,0,0,0"
+    ):
+        settle_split(grown, rcn, extended=first, new_shares="1,0,0,0")
+    with pytest.raises(DataSetError, match=r"another than .*other.json extended"):
+        settle_split(grown, rcn, extended=other, new_shares="1,0,0,1")
+    with pytest.raises(DataSetError, match=r"as it is, extended or drawn, got .*first.json and .*first.json"):
         settle_split(grown, tmp_path / "new", split=first, extended=first)
+    with pytest.raises(DataSetError, match=r"as it is, extended or drawn, got .*first.json and shares 1,1,1"):
+        settle_split(grown, tmp_path / "new", split=first, shares="1,1,1")
 
 
 def test_z_steps_are_those_of_the_training_stacks() -> None:

@@ -169,6 +169,7 @@ def test_what_does_not_fit_is_refused(work: Path, tmp_path: Path) -> None:
     for start in (work / "whole", work / "cnn"):
         with pytest.raises(DataSetError, match=r"parameters of .* do not fit"):
             run("cnn", *data, "--out", tmp_path / "cnn", *options, "--width", "0.25", "--start-from", start)
+        assert not (tmp_path / "cnn").exists()
 
 
 @pytest.mark.parametrize("start", ["whole", "rcn"])

@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from trainer_commands import run
 from typer.testing import CliRunner
 
+from rcm_daemon import __version__
+from rcm_daemon.errors import DataSetError
 from trainer.cli import app
 
 WITHOUT_TORCH = """
@@ -42,6 +45,10 @@ def test_help_needs_no_torch(command: str) -> None:
     assert "Usage" in done.stdout
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version") == f"rcm-trainer {__version__}\n"
+
+
 def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
     code = "import sys; from trainer.cli import run; sys.argv = ['rcm-trainer', *sys.argv[1:]]; run()"
     command = ["cnn", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
@@ -53,9 +60,17 @@ def test_a_refusal_is_one_sentence_without_a_traceback(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--epochs 0", "--batch-size 0", "--learning-rate -1", "--width 0", "--dropout 1.5", "--threads -1"],
+    [
+        *("--epochs 0", "--batch-size 0", "--learning-rate -1", "--width 0", "--size 60", "--dropout 1.5"),
+        "--threads -1",
+    ],
 )
 def test_an_option_out_of_range_is_refused_before_anything_is_read(option: str) -> None:
     result = CliRunner().invoke(app, ["cnn", "--data", "nowhere", "--out", "nowhere", *option.split()])
     assert result.exit_code == 2
     assert f"Invalid value for '{option.split()[0]}'" in result.output
+
+
+def test_a_kind_of_augmentation_that_is_none_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(DataSetError, match=r"an augmentation must be one of rotation, .*, got foo"):
+        run("cnn", "--data", "nowhere", "--out", "nowhere", "--without", "foo")
