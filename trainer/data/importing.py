@@ -134,7 +134,7 @@ def import_set(
         findings.faults.append(fault.replace(STACK, str(root / first)) + alike)
     if findings.dim:
         findings.warnings.append(
-            f"16-bit slices with grey levels far below 65535 in {_some(findings.dim)}: "
+            f"16-bit slices with grey levels far below 65535 in {listed(findings.dim, ', ')}: "
             "if the camera has fewer bits, give its full scale with --max-value, 4095 for 12"
         )
     _check_pitch(findings)
