@@ -112,7 +112,7 @@ def simulate_phantoms(
                 _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
             else:
                 advised = partial(_advice, answers, player.run_id, plan.stack_id)
-                n_sent = player.follow(plan, phantom.render_at, advised)
+                n_sent = player.follow(plan, phantom.render_at, advised, fps)
                 _say(f"{phantom.stack_id}: {n_sent} slices sent, {len(phantom.z_um)} in the full sweep")
 
 
