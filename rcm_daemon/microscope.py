@@ -15,6 +15,7 @@ import zmq
 from rcm_daemon.client import Client, NotAcknowledgedError
 from rcm_daemon.core.admission import origin_of
 from rcm_daemon.core.controller import StackPlan
+from rcm_daemon.core.pseudonyms import is_pseudonym
 from rcm_daemon.core.records import Heartbeat
 from rcm_daemon.core.wire import encode
 from rcm_daemon.errors import ConfigurationError, RcmError
@@ -149,6 +150,11 @@ def _advice(answers: zmq.Socket[bytes], run_id: str, stack_id: str, n_sent: int)
             and fields["n_slices"] + fields["n_rejected"] >= n_sent
         ):
             return fields["advice"], fields["advice_z_um"]
+        if fields is not None and is_pseudonym(fields["run_id"]) and is_pseudonym(fields["stack_id"]):
+            raise RcmError(
+                f"results of this instrument must come as {stack_id}, one came as {fields['stack_id']}: a "
+                "daemon with pseudonymise publishes them so, and its advice cannot be followed"
+            )
         if time.monotonic() > deadline_s:
             raise RcmError(f"the daemon must answer every slice, no answer came to {n_sent} of {stack_id}")
     raise RcmError("the results ended")
