@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 ADVICE_PATIENCE_S = 30.0
+REFUSAL_S = 0.2
+"""While nobody listens, whether somebody was refused is looked up this often."""
 
 
 @dataclass(frozen=True)
@@ -188,15 +190,29 @@ def _player(place: Place) -> Iterator[Player]:
         return
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context[zmq.Socket[bytes]]())
-        lock = None
+        lock = authenticator = None
         if place.key is not None:
             lock = CurveServer(load_key_pair(place.keys_dir, place.key)).secure
-            stack.enter_context(closing(Authenticator(context, place.keys_dir)))
+            authenticator = stack.enter_context(closing(Authenticator(context, place.keys_dir)))
         publisher = stack.enter_context(Publisher(context, place.endpoint, lock))
         player = Player(place.instrument, _new_run_id(), publisher.send)
         _say(f"publishing on {place.endpoint} once somebody listens")
+        if authenticator is not None:
+            _tell_who_is_refused(publisher, authenticator, place.keys_dir)
         publisher.wait_for_subscriber()
         yield player
+
+
+def _tell_who_is_refused(publisher: Publisher, authenticator: Authenticator, keys_dir: Path) -> None:
+    """Say once who may not listen; return then, or once somebody listens."""
+    while not publisher.wait_for_subscriber(REFUSAL_S):
+        address, key = authenticator.last_refused
+        if address:
+            _say(
+                f"{address} with the key {key} may not listen, only keys allowed in {keys_dir} may: "
+                "if it is the daemon's, rcm-daemon keys allow daemon lets it in"
+            )
+            return
 
 
 def _post(client: Client, message: Message) -> None:
