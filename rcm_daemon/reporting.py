@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from rcm_daemon.bundle.manifest import Manifest
     from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.core.estimator import EstimatorParameters
     from rcm_daemon.core.message import StrataMessage
     from rcm_daemon.core.pipeline import Estimation
+    from rcm_daemon.display.stack_view import StackView
     from rcm_daemon.readers import RecordedStack
     from rcm_daemon.replay import Replayed
 
@@ -87,10 +90,11 @@ def replay_all(
                 live_file.writelines(message.to_json() + "\n" for message in replayed.live)
             if rows:
                 rows.writerows(csv_rows(final))
-            console.print(stack_report(view_of(final)))
+            view = with_bundle(view_of(final), networks.manifest, networks.estimator_parameters)
+            console.print(stack_report(view))
             if outputs.plot:
                 plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
-                draw_replayed(replayed, plot)
+                _draw(view, replayed, plot)
                 console.print(f"picture: {plot}")
 
         def opened() -> Iterator[RecordedStack | RcmError]:
@@ -119,11 +123,16 @@ def replay_all(
     return n_failed
 
 
-def draw_replayed(replayed: Replayed, path: Path, truth_um: tuple[float, float] | None = None) -> None:
-    """Draw a replayed stack, with the true boundaries where they are known."""
+def with_bundle(view: StackView, manifest: Manifest, estimator: EstimatorParameters | None) -> StackView:
+    """Say with a stack which bundle labelled it, and whether anybody calibrated its intervals."""
+    notice = f"{manifest.name} {manifest.version}: {manifest.notice}"
+    return replace(view, notice=notice, is_calibrated=estimator is None or estimator.is_calibrated)
+
+
+def _draw(view: StackView, replayed: Replayed, path: Path) -> None:
     by_index = {index: place for place, index in enumerate(replayed.final.index)}
     thumbnails = sorted(enumerate(replayed.thumbnails), key=lambda pair: by_index[pair[0]])
-    draw_stack(view_of(replayed.final, truth_um), [image for _, image in thumbnails], path)
+    draw_stack(view, [image for _, image in thumbnails], path)
 
 
 def _bar(console: Console) -> Progress:
