@@ -174,9 +174,9 @@ def replay(
     from rcm_daemon.replay import open_for_replay
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
+    outputs = ReplayOutputs(json_file, live_json, csv, plot)
     opened = load_verified(resolve_bundle(bundle))
     networks = open_for_replay(opened, provider or "auto", variant or "fp32")
-    outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
         paths,
         networks,

@@ -22,7 +22,7 @@ from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import STOP_S, LocalDaemon, said_in
 from rcm_daemon.replay import thumbnail
-from rcm_daemon.reporting import with_bundle
+from rcm_daemon.reporting import demand_folders, with_bundle
 from rcm_daemon.simulator import make_phantom
 from rcm_daemon.watch import live_view, results, subscribe
 
@@ -43,9 +43,12 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
 
     Raises
     ------
+    ConfigurationError
+        The picture's folder is not there.
     DemoError, LocalDaemonError
         When no final result comes.
     """
+    demand_folders(plot)
     console = Console()
     options = ["--bundle", str(bundle)] if bundle is not None else []
     with tempfile.TemporaryDirectory() as folder, LocalDaemon(Path(folder), *options) as daemon:

@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -17,13 +18,12 @@ from rcm_daemon.core.rows import CSV_HEADER, csv_rows
 from rcm_daemon.display.message_view import view_of
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.display.table import stack_report
-from rcm_daemon.errors import RcmError, StackFileError
+from rcm_daemon.errors import ConfigurationError, RcmError, StackFileError
 from rcm_daemon.readers import open_stack
 from rcm_daemon.replay import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from rcm_daemon.bundle.manifest import Manifest
     from rcm_daemon.bundle.sessions import Networks
@@ -47,6 +47,28 @@ class ReplayOutputs:
     live_json: Path | None = None
     csv: Path | None = None
     plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing could be written to, before anything is replayed."""
+        files = [self.json if self.json != "-" else None, self.live_json, self.csv, self.plot]
+        demand_folders(*(Path(file) for file in files if file is not None))
+
+
+def demand_folders(*files: Path) -> None:
+    """Refuse files to be written whose folder is not there.
+
+    Raises
+    ------
+    ConfigurationError
+        With every one of them.
+    """
+    faults = [
+        f"{file} needs a folder that is there, got {file.parent}"
+        for file in files
+        if not file.parent.is_dir()
+    ]
+    if faults:
+        raise ConfigurationError(faults)
 
 
 def replay_all(

@@ -19,7 +19,7 @@ from rcm_daemon.bundle.estimator import estimator_parameters
 from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.display.message_view import view_of
-from rcm_daemon.errors import StackFileError
+from rcm_daemon.errors import ConfigurationError, StackFileError
 from rcm_daemon.readers import RecordedStack
 from rcm_daemon.replay import AHEAD, Replayed, Replayer, open_for_replay
 from rcm_daemon.reporting import ReplayOutputs, replay_all, with_bundle
@@ -112,6 +112,17 @@ def test_a_picture_names_its_bundle_with_its_notice_and_whether_it_was_calibrate
     view = with_bundle(view_of(replayed.final), manifest, estimator)
     assert view.notice == f"mine {manifest.version}: for mice"
     assert view.is_calibrated == is_calibrated
+
+
+def test_where_nothing_can_be_written_nothing_is_replayed(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    with pytest.raises(ConfigurationError) as caught:
+        ReplayOutputs(str(none / "a.json"), none / "b.json", none / "c.csv", none / "d.png")
+    assert caught.value.faults == tuple(
+        f"{none / name} needs a folder that is there, got {none}"
+        for name in ("a.json", "b.json", "c.csv", "d.png")
+    )
+    ReplayOutputs("-", tmp_path / "b.json", Path("c.csv"))
 
 
 def test_a_stack_that_breaks_off_is_not_read_on(replayer: Replayer) -> None:
