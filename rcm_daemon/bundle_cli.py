@@ -13,6 +13,7 @@ app = typer.Typer(help="Sign model bundles; list and activate those served.", no
 
 ControlOption = Annotated[str, typer.Option("--control", metavar="EP", help="The daemon's control socket.")]
 DEFAULT_CONTROL = "tcp://127.0.0.1:6782"
+ANSWER_S = 10.0
 ACTIVATION_S = 130.0  # longer than a worker may take to open a bundle
 
 
@@ -42,7 +43,7 @@ def list_(
     unencrypted: UnencryptedOption = False,
 ) -> None:
     """List the bundles a running daemon can activate; the active one is marked."""
-    answer = _ask(control, {"htype": "list_bundles"}, 10.0, key, server_key, keys_dir, unencrypted)
+    answer = _ask(control, {"htype": "list_bundles"}, ANSWER_S, key, server_key, keys_dir, unencrypted)
     for name in answer["bundles"]:
         print(f"{'*' if name == answer['active'] else ' '} {name}")
 
@@ -58,6 +59,8 @@ def activate(
 ) -> None:
     """Have stacks that open from now on labelled with another bundle; a bad one is refused."""
     request = {"htype": "activate_bundle", "bundle": bundle}
+    # That nobody is there is found out first, long before a bundle would have been opened.
+    _ask(control, {"htype": "get_health"}, ANSWER_S, key, server_key, keys_dir, unencrypted)
     answer = _ask(control, request, ACTIVATION_S, key, server_key, keys_dir, unencrypted)
     print(f"{answer['bundle']} {answer['bundle_digest']}")
 

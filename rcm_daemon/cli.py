@@ -174,9 +174,9 @@ def replay(
     from rcm_daemon.replay import open_for_replay
     from rcm_daemon.reporting import ReplayOutputs, replay_all
 
+    outputs = ReplayOutputs(json_file, live_json, csv, plot)
     opened = load_verified(resolve_bundle(bundle))
     networks = open_for_replay(opened, provider or "auto", variant or "fp32")
-    outputs = ReplayOutputs(json_file, live_json, csv, plot)
     n_failed = replay_all(
         paths,
         networks,
@@ -204,7 +204,9 @@ def simulate(
     connect: Annotated[
         str, typer.Option(metavar="EP", help="The daemon's acknowledged ingest, for --transport dealer.")
     ] = "tcp://127.0.0.1:6783",
-    fps: Annotated[float, typer.Option(min=0.01, max=1000, help="Slices a second.")] = 10.0,
+    fps: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Slices a second; with --follow-advice, at most.")
+    ] = 10.0,
     stacks: Annotated[
         int, typer.Option(min=1, help="How many phantoms, or how often the recorded stack.")
     ] = 1,

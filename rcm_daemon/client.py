@@ -1,4 +1,4 @@
-"""For acquisition controllers in Python: sends stacks to a daemon and knows that they are stored.
+"""For acquisition controllers in Python: sends stacks to a daemon and knows what of them is stored.
 
 Needs pyzmq and numpy, nothing else of this package::
 
@@ -11,8 +11,8 @@ Needs pyzmq and numpy, nothing else of this package::
         daemon.end_stack()
 
 What has not been acknowledged is sent again, in order, whenever the connection is made anew; the daemon
-knows repeated messages. Leaving the block waits until all is acknowledged. One thread uses a client at a
-time.
+knows repeated messages. Leaving the block waits until all is acknowledged, which is not yet stored: of
+messages that are refused `refusals` tells. One thread uses a client at a time.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Client:
     ----------
     n_acknowledged
         Messages answered, refused ones among them.
+    n_stored
+        Of these, messages that the daemon has.
     refusals
         What was refused, or stands in conflict with what the daemon has.
     """
@@ -114,6 +116,7 @@ class Client:
         self.instrument = instrument
         self.run_id = run_id or f"{time.time_ns()}-{os.getpid()}"
         self.n_acknowledged = 0
+        self.n_stored = 0
         self.refusals: list[Refusal] = []
         self._endpoint = endpoint
         self._patience_s = patience_s
@@ -206,7 +209,8 @@ class Client:
         try:
             frames = [json.dumps(header, allow_nan=False).encode()]
         except ValueError as error:  # such a message the daemon could not even read the number of
-            raise ValueError(f"the numbers of a {htype} must be finite, got {header}") from error
+            key, value = next(item for item in header.items() if not _is_finite(item[1]))
+            raise ValueError(f"the numbers of a {htype} must be finite, got {key} = {value}") from error
         self.post(self._next_number, frames if blob is None else [*frames, blob])
 
     # --- sending until acknowledged ---
@@ -312,7 +316,9 @@ class Client:
         if number in self._unsent:
             self._unsent.remove(number)
         self.n_acknowledged += 1
-        if answer["status"] in ("rejected", "conflict"):
+        if answer["status"] in ("stored", "duplicate"):
+            self.n_stored += 1
+        else:
             self.refusals.append(self._refusal(answer))
 
     @staticmethod
@@ -345,6 +351,15 @@ class Client:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=0)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether JSON can hold a value and all that is in it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _stays_here(endpoint: str) -> bool:

@@ -13,12 +13,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from rcm_daemon.bundle.estimator import estimator_parameters
+from rcm_daemon.bundle.location import resolve_bundle
+from rcm_daemon.bundle.verify import load_verified
 from rcm_daemon.core.records import BOUNDARIES
 from rcm_daemon.display.message_view import view_of_fields
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.errors import RcmError
 from rcm_daemon.local_daemon import STOP_S, LocalDaemon, said_in
 from rcm_daemon.replay import thumbnail
+from rcm_daemon.reporting import demand_folders, with_bundle
 from rcm_daemon.simulator import make_phantom
 from rcm_daemon.watch import live_view, results, subscribe
 
@@ -39,9 +43,12 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
 
     Raises
     ------
+    ConfigurationError
+        The picture's folder is not there.
     DemoError, LocalDaemonError
         When no final result comes.
     """
+    demand_folders(plot)
     console = Console()
     options = ["--bundle", str(bundle)] if bundle is not None else []
     with tempfile.TemporaryDirectory() as folder, LocalDaemon(Path(folder), *options) as daemon:
@@ -60,7 +67,9 @@ def run_demo(seed: int, fps: float, plot: Path, bundle: Path | None) -> None:
             microscope.terminate()
             microscope.wait(STOP_S)
     phantom = make_phantom(seed)
+    opened = load_verified(resolve_bundle(bundle))
     view = view_of_fields(final, phantom.true_boundaries_um)
+    view = with_bundle(view, opened.manifest, estimator_parameters(opened))
     draw_stack(view, [thumbnail(phantom.render(index), 0) for index in final["index"]], plot)
     console.print(_verdict(final, phantom))
     console.print(f"picture: {plot}")

@@ -15,6 +15,7 @@ import zmq
 from rcm_daemon.client import Client, NotAcknowledgedError
 from rcm_daemon.core.admission import origin_of
 from rcm_daemon.core.controller import StackPlan
+from rcm_daemon.core.pseudonyms import is_pseudonym
 from rcm_daemon.core.records import Heartbeat
 from rcm_daemon.core.wire import encode
 from rcm_daemon.errors import ConfigurationError, RcmError
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 
 ADVICE_PATIENCE_S = 30.0
+REFUSAL_S = 0.2
+"""While nobody listens, whether somebody was refused is looked up this often."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def simulate_phantoms(
                 _say(f"{phantom.stack_id}: {len(phantom.z_um)} slices sent")
             else:
                 advised = partial(_advice, answers, player.run_id, plan.stack_id)
-                n_sent = player.follow(plan, phantom.render_at, advised)
+                n_sent = player.follow(plan, phantom.render_at, advised, fps)
                 _say(f"{phantom.stack_id}: {n_sent} slices sent, {len(phantom.z_um)} in the full sweep")
 
 
@@ -152,6 +155,11 @@ def _advice(answers: zmq.Socket[bytes], run_id: str, stack_id: str, n_sent: int)
             and fields["n_slices"] + fields["n_rejected"] >= n_sent
         ):
             return fields["advice"], fields["advice_z_um"]
+        if fields is not None and is_pseudonym(fields["run_id"]) and is_pseudonym(fields["stack_id"]):
+            raise RcmError(
+                f"results of this instrument must come as {stack_id}, one came as {fields['stack_id']}: a "
+                "daemon with pseudonymise publishes them so, and its advice cannot be followed"
+            )
         if time.monotonic() > deadline_s:
             raise RcmError(f"the daemon must answer every slice, no answer came to {n_sent} of {stack_id}")
     raise RcmError("the results ended")
@@ -185,15 +193,29 @@ def _player(place: Place) -> Iterator[Player]:
         return
     with ExitStack() as stack:
         context = stack.enter_context(zmq.Context[zmq.Socket[bytes]]())
-        lock = None
+        lock = authenticator = None
         if place.key is not None:
             lock = CurveServer(load_key_pair(place.keys_dir, place.key)).secure
-            stack.enter_context(closing(Authenticator(context, place.keys_dir)))
+            authenticator = stack.enter_context(closing(Authenticator(context, place.keys_dir)))
         publisher = stack.enter_context(Publisher(context, place.endpoint, lock))
         player = Player(place.instrument, _new_run_id(), publisher.send)
         _say(f"publishing on {place.endpoint} once somebody listens")
+        if authenticator is not None:
+            _tell_who_is_refused(publisher, authenticator, place.keys_dir)
         publisher.wait_for_subscriber()
         yield player
+
+
+def _tell_who_is_refused(publisher: Publisher, authenticator: Authenticator, keys_dir: Path) -> None:
+    """Say once who may not listen; return then, or once somebody listens."""
+    while not publisher.wait_for_subscriber(REFUSAL_S):
+        address, key = authenticator.last_refused
+        if address:
+            _say(
+                f"{address} with the key {key} may not listen, only keys allowed in {keys_dir} may: "
+                "if it is the daemon's, rcm-daemon keys allow daemon lets it in"
+            )
+            return
 
 
 def _post(client: Client, message: Message) -> None:

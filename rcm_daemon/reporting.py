@@ -7,7 +7,8 @@ import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -17,17 +18,19 @@ from rcm_daemon.core.rows import CSV_HEADER, csv_rows
 from rcm_daemon.display.message_view import view_of
 from rcm_daemon.display.picture import draw_stack
 from rcm_daemon.display.table import stack_report
-from rcm_daemon.errors import RcmError, StackFileError
+from rcm_daemon.errors import ConfigurationError, RcmError, StackFileError
 from rcm_daemon.readers import open_stack
 from rcm_daemon.replay import Replayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
+    from rcm_daemon.bundle.manifest import Manifest
     from rcm_daemon.bundle.sessions import Networks
+    from rcm_daemon.core.estimator import EstimatorParameters
     from rcm_daemon.core.message import StrataMessage
     from rcm_daemon.core.pipeline import Estimation
+    from rcm_daemon.display.stack_view import StackView
     from rcm_daemon.readers import RecordedStack
     from rcm_daemon.replay import Replayed
 
@@ -48,6 +51,28 @@ class ReplayOutputs:
     live_json: Path | None = None
     csv: Path | None = None
     plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing could be written to, before anything is replayed."""
+        files = [self.json if self.json != "-" else None, self.live_json, self.csv, self.plot]
+        demand_folders(*(Path(file) for file in files if file is not None))
+
+
+def demand_folders(*files: Path) -> None:
+    """Refuse files to be written whose folder is not there.
+
+    Raises
+    ------
+    ConfigurationError
+        With every one of them.
+    """
+    faults = [
+        f"{file} needs a folder that is there, got {file.parent}"
+        for file in files
+        if not file.parent.is_dir()
+    ]
+    if faults:
+        raise ConfigurationError(faults)
 
 
 def replay_all(
@@ -92,12 +117,13 @@ def replay_all(
                 live_file.writelines(message.to_json() + "\n" for message in replayed.live)
             if rows:
                 rows.writerows(csv_rows(final))
-            console.print(stack_report(view_of(final)))
+            view = with_bundle(view_of(final), networks.manifest, networks.estimator_parameters)
+            console.print(stack_report(view))
             if replayed.is_dim:
                 print(DIM.format(final.stack_id), file=sys.stderr)
             if outputs.plot:
                 plot = _plot_path(outputs.plot, final, several=len(paths) > 1)
-                draw_replayed(replayed, plot)
+                _draw(view, replayed, plot)
                 console.print(f"picture: {plot}")
 
         def opened() -> Iterator[RecordedStack | RcmError]:
@@ -132,11 +158,16 @@ def replay_all(
     return n_failed
 
 
-def draw_replayed(replayed: Replayed, path: Path, truth_um: tuple[float, float] | None = None) -> None:
-    """Draw a replayed stack, with the true boundaries where they are known."""
+def with_bundle(view: StackView, manifest: Manifest, estimator: EstimatorParameters | None) -> StackView:
+    """Say with a stack which bundle labelled it, and whether anybody calibrated its intervals."""
+    notice = f"{manifest.name} {manifest.version}: {manifest.notice}"
+    return replace(view, notice=notice, is_calibrated=estimator is None or estimator.is_calibrated)
+
+
+def _draw(view: StackView, replayed: Replayed, path: Path) -> None:
     by_index = {index: place for place, index in enumerate(replayed.final.index)}
     thumbnails = sorted(enumerate(replayed.thumbnails), key=lambda pair: by_index[pair[0]])
-    draw_stack(view_of(replayed.final, truth_um), [image for _, image in thumbnails], path)
+    draw_stack(view, [image for _, image in thumbnails], path)
 
 
 def _bar(console: Console) -> Progress:

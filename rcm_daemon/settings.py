@@ -227,7 +227,10 @@ def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings
         for fault in error.errors(include_url=False):
             name = ".".join(str(part) for part in fault["loc"])
             message = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{name}: {message}, got {fault['input']!r}" if name else message)
+            if name:
+                message = f"{name}: {message}, got {fault['input']!r}"
+                message += _origin(str(fault["loc"][0]), given, config)
+            faults.append(message)
     except SettingsError as error:  # a structured one in the environment that is no JSON
         faults.append(f"a setting of several values must be JSON ({error})")
     if faults:
@@ -238,9 +241,19 @@ def load_settings(config: Path | None, command_line: dict[str, Any]) -> Settings
 def _read_file(config: Path, faults: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        faults.append(f"the configuration file {config} cannot be read ({error.strerror})")
+    except ValueError as error:
         faults.append(f"the configuration file {config} cannot be read as TOML ({error})")
-        return {}
+    return {}
+
+
+def _origin(key: str, command_line: dict[str, Any], config: Path | None) -> str:
+    """Say whether a value comes from the environment or the file; nothing of the command line's."""
+    if key in command_line:
+        return ""
+    variables = [name for name in os.environ if name.upper() == f"{ENV_PREFIX}{key.upper()}"]
+    return f" in environment variable {variables[0]}" if variables else f" in {config}"
 
 
 def _unknown(name: str, known: list[str], where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ class Pseudonyms:
     def of(self, text: str) -> str:
         """Return the pseudonym, `p` and 16 hexadecimal digits: a stack id itself."""
         return "p" + hashlib.blake2b(text.encode(), key=self._salt, digest_size=N_HASH_BYTES).hexdigest()
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether an id has the form of a pseudonym."""
+    return re.fullmatch(rf"p[0-9a-f]{{{2 * N_HASH_BYTES}}}", text) is not None
 
 
 def pseudonymised(message: StrataMessage, pseudonyms: Pseudonyms) -> StrataMessage:

@@ -33,4 +33,5 @@ def view_of_fields(fields: dict[str, Any], truth_um: tuple[float, float] | None 
         truth_um=truth_um,
         index=tuple(fields["index"]),
         flags=tuple(fields["flags"]),
+        interval=fields["interval"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FOOTNOTE = "Research use only, not a medical device; default networks are trained on phantoms"
 MAX_THUMBNAILS = 10
 _BOUNDARY_WORDS = ("Epidermis\u2013DEJ", "DEJ\u2013dermis")  # with the dash of print
 _INK, _GREY = "#222222", "#6b6b6b"
@@ -87,7 +87,7 @@ def compose(view: StackView, slices: Sequence[npt.NDArray[np.uint8]]) -> Figure:
         _draw_thumbnails(figure, band, view, slices)
     else:
         figure.text(0.5, 0.5, "no slice was labelled", ha="center", fontsize=16, color=_GREY)
-    figure.text(_LEFT, 0.018, FOOTNOTE, fontsize=8.5, color=_GREY)
+    figure.text(_LEFT, 0.018, _cut(view.notice, 180), fontsize=8.5, color=_GREY, parse_math=False)
     return figure
 
 
@@ -100,11 +100,16 @@ def slice_edges_um(z_um: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.concatenate([[2 * z[0] - middle[0]], middle, [2 * z[-1] - middle[-1]]])
 
 
+def _cut(text: str, n_max: int) -> str:
+    return text if len(text) <= n_max else text[: n_max - 1] + "\u2026"
+
+
 def _write_head(figure: Figure, view: StackView) -> None:
     span = f"   {view.z_um[0]:.0f} to {view.z_um[-1]:.0f} um" if view.n_slices > 1 else ""
     count = f"{view.n_slices} slice{'s' * (view.n_slices != 1)}{span}"
-    name = view.stack_id if len(view.stack_id) <= 34 else view.stack_id[:33] + "\u2026"
-    figure.text(_LEFT, 0.945, name, fontsize=17, weight="bold", color=_INK, parse_math=False)
+    figure.text(
+        _LEFT, 0.945, _cut(view.stack_id, 34), fontsize=17, weight="bold", color=_INK, parse_math=False
+    )
     figure.text(_LEFT, 0.91, count.replace("um", "\u00b5m"), fontsize=11, color=_GREY)
     for which, x in ((0, 0.5), (1, 0.755)):
         figure.text(x, 0.953, _BOUNDARY_WORDS[which], fontsize=11, color=_GREY)
@@ -133,12 +138,16 @@ def _draw_band(axes: Axes, view: StackView, edges_um: npt.NDArray[np.float64]) -
     starts = np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]]))
     ends = np.concatenate([starts[1:], [len(labels)]])
     whole_um = float(edges_um[-1] - edges_um[0])
+    lines_um = [boundary.um for boundary in view.boundaries if boundary.status == "inside"]
     for start, end in zip(starts, ends, strict=True):
         label, low_um, high_um = int(labels[start]), float(edges_um[start]), float(edges_um[end])
         axes.axvspan(low_um, high_um, color=STRATUM_COLOURS[label], lw=0)
-        if high_um - low_um > 0.01 * whole_um * (2 + len(STRATUM_WORDS[label])):
+        # The word stands where no boundary's line runs through it, or nowhere.
+        stops_um = sorted([low_um, high_um, *(um for um in lines_um if low_um < um < high_um)])
+        room_um, room_at_um = max((b - a, (a + b) / 2) for a, b in pairwise(stops_um))
+        if room_um > 0.01 * whole_um * (2 + len(STRATUM_WORDS[label])):
             axes.text(
-                (low_um + high_um) / 2, 0.5, STRATUM_WORDS[label], ha="center", va="center", fontsize=12,
+                room_at_um, 0.5, STRATUM_WORDS[label], ha="center", va="center", fontsize=12,
                 weight="bold", color="white" if label == 2 else _INK,
             )  # fmt: skip
     for edge_um in edges_um[1:-1]:
@@ -189,7 +198,7 @@ def _draw_boundaries(curves: Axes, view: StackView, limits_um: tuple[float, floa
             dashed = True
         taken = _label_boundary(curves, which, boundary, limits_um, taken)
     lined = any(boundary.status == "inside" for boundary in view.boundaries)
-    _draw_key(curves, lined, shaded, dashed)
+    _draw_key(curves, lined, f"interval ({view.interval_words})" if shaded else "", dashed)
 
 
 def _label_boundary(
@@ -233,15 +242,15 @@ def boundary_words(which: int, boundary: BoundaryView) -> str:
     )
 
 
-def _draw_key(axes: Axes, lined: bool, shaded: bool, dashed: bool) -> None:
+def _draw_key(axes: Axes, lined: bool, interval: str, dashed: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     if lined:
         handles.append(Line2D([], [], color=_INK, lw=2.0, label="boundary"))
-    if shaded:
-        handles.append(Patch(facecolor=_INK, alpha=0.10, label="interval"))
+    if interval:
+        handles.append(Patch(facecolor=_INK, alpha=0.10, label=interval))
     if dashed:
         handles.append(Line2D([], [], color=_INK, lw=1.4, ls=(0, (4, 3)), label="truth"))
     axes.legend(

@@ -47,6 +47,12 @@ class StackView:
         True depths of both, where they are known.
     index, flags
         Number of each slice and its flags (words joined by commas), or empty.
+    interval
+        Share of cases in which a boundary lies within its interval.
+    is_calibrated
+        Whether that share was found on calibration stacks.
+    notice
+        Which bundle labelled it, and what is to be known of that.
     """
 
     stack_id: str
@@ -57,11 +63,19 @@ class StackView:
     truth_um: tuple[float, float] | None = None
     index: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
+    interval: float = 0.9
+    is_calibrated: bool = True
+    notice: str = ""
 
     @property
     def n_slices(self) -> int:
         """How many slices are shown."""
         return len(self.z_um)
+
+    @property
+    def interval_words(self) -> str:
+        """What share an interval holds, and whether anybody found that out."""
+        return f"{self.interval:.0%}".replace("%", " %") + ("" if self.is_calibrated else ", not calibrated")
 
 
 def boundary_sentence(view: StackView, which: int) -> str:
@@ -73,7 +87,7 @@ def boundary_sentence(view: StackView, which: int) -> str:
         "inside": f"{boundary.um:.1f} um",
     }[boundary.status]
     if boundary.has_interval:
-        words += f" ({boundary.low_um:.1f} to {boundary.high_um:.1f})"
+        words += f" ({view.interval_words}: {boundary.low_um:.1f} to {boundary.high_um:.1f})"
     if view.truth_um is not None:
         words += f", truth {view.truth_um[which]:.1f} um"
     return f"{BOUNDARY_WORDS[which]} {words}"

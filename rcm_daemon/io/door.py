@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rcm_daemon.io.allow_list import AllowedKey
     from rcm_daemon.io.line import Line
 
-REPORT_S = 1.0
-"""Refused connections are logged at most this often, whatever the flood."""
+REPORT_S = 60.0
+"""Each socket's failed connections are logged at most this often for each reason, whatever the flood."""
 MAX_EVENTS_A_TURN = 1_000
 
 REASONS = {
@@ -35,7 +35,7 @@ REASONS = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake_broken_off",
 }
 """What libzmq tells of a failed handshake: refused by the authenticator; not encrypted at all or not for this
-server; broken off, timed out, or nobody there to ask."""
+server; broken off, timed out, or nobody there to ask. Where the daemon connects, the controller refuses."""
 
 log = logging.getLogger("rcm_daemon")
 
@@ -70,8 +70,8 @@ class Door:
         self._own = load_key_pair(keys_dir, key) if key is not None else None
         self._monitors: dict[zmq.Socket[bytes], _Watched] = {}
         self.refused: Counter[tuple[str, str]] = Counter()
-        self._reported: Counter[tuple[str, str]] = Counter()
-        self._report_at_s = 0.0
+        self._unreported: Counter[tuple[str, str, str]] = Counter()  # by socket, controller, reason
+        self._report_at_s: dict[tuple[str, str, str], float] = {}
         self._authenticator: Authenticator | None = None
         if self._own is not None:
             read_allowed(keys_dir)  # refuses to begin with a damaged list
@@ -126,22 +126,26 @@ class Door:
                     break
                 event = zmq.Event(recv_monitor_message(watched.monitor)["event"])
                 if event in REASONS:
+                    controller = watched.line.endpoint if watched.line is not None else ""
                     self.refused[watched.name, REASONS[event]] += 1
+                    self._unreported[watched.name, controller, REASONS[event]] += 1
                 elif watched.line is not None:
                     watched.line.note(event, now_s)
             if watched.line is not None:
                 watched.line.restore(now_s)
 
     def report_refusals(self, now_s: float) -> None:
-        """Log what has been refused since the last report, once there is something and the time has come."""
-        if now_s < self._report_at_s or self.refused == self._reported:
-            return
-        self._report_at_s = now_s + REPORT_S
-        for (name, reason), n in (self.refused - self._reported).items():
-            address, key = self._authenticator.last_refused if self._authenticator else ("", "")
-            known = {"address": address, "key": key} if reason == "key_refused" else {}
-            log.warning("connections refused", extra={"socket": name, "reason": reason, "n": n, **known})
-        self._reported = self.refused.copy()
+        """Log what has been refused and not been reported, each kind when its time has come."""
+        for kind in [k for k in self._unreported if now_s >= self._report_at_s.get(k, 0.0)]:
+            self._report_at_s[kind] = now_s + REPORT_S
+            name, controller, reason = kind
+            fields = {"socket": name, "reason": reason, "n": self._unreported.pop(kind)}
+            if controller:
+                log.warning("no connection to a controller", extra=fields | {"endpoint": controller})
+                continue
+            if reason == "key_refused" and self._authenticator is not None:
+                fields["address"], fields["key"] = self._authenticator.last_refused
+            log.warning("connections refused", extra=fields)
 
     def allows(self, key: bytes | None) -> bool:
         """Whether the holder of a key may still be here; None is a socket that is not locked."""

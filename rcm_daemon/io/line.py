@@ -1,8 +1,8 @@
 """The connection to one controller, which must come back whatever the controller did.
 
 libzmq connects again by itself after a connection was lost, but not after the other side broke the protocol
-(a frame that is too long, a handshake that does not fit): it then gives the endpoint up for good, and
-without a word.
+(a frame that is too long, a handshake that does not fit) or refused this daemon's key: it then gives the
+endpoint up for good, and without a word.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ LINE_EVENTS = (
 )
 PAUSE_S = 1.0
 """So long after the last sign of life an endpoint counts as given up; libzmq's own retries come sooner."""
+REPORT_S = 60.0
+"""Connecting anew is logged at most this often."""
 
 log = logging.getLogger("rcm_daemon")
 
@@ -26,8 +28,10 @@ class Line:
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
         self._socket = socket
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._lost_s: float | None = None
+        self._n_anew = 0
+        self._report_at_s = 0.0
 
     def note(self, event: zmq.Event, now_s: float) -> None:
         """Take in one of `LINE_EVENTS`."""
@@ -39,6 +43,13 @@ class Line:
             return
         self._lost_s = now_s  # until it is connected again
         with contextlib.suppress(zmq.ZMQError):  # what was given up may be gone already
-            self._socket.disconnect(self._endpoint)
-        self._socket.connect(self._endpoint)
-        log.warning("a controller broke the protocol, connected anew", extra={"endpoint": self._endpoint})
+            self._socket.disconnect(self.endpoint)
+        self._socket.connect(self.endpoint)
+        self._n_anew += 1
+        if now_s >= self._report_at_s:
+            self._report_at_s = now_s + REPORT_S
+            log.warning(
+                "a controller broke the protocol or refuses this daemon's key, connected anew",
+                extra={"endpoint": self.endpoint, "n": self._n_anew},
+            )
+            self._n_anew = 0

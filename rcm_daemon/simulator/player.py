@@ -66,6 +66,7 @@ class Player:
         plan: StackPlan,
         image_at: Callable[[float, int], Image],
         advised: Callable[[int], tuple[str, float]],
+        fps: float,
     ) -> int:
         """Send one stack whose depths are chosen on the way; returns how many slices it has.
 
@@ -79,15 +80,20 @@ class Player:
         advised
             Given the number of slices sent, waits for the answer to the last of them: `continue` (a step
             below the deepest), `acquire_at` a depth, or `stop`.
+        fps
+            No slice is sent before 1/fps seconds after the one before.
         """
         step_um = (plan.z_um[-1] - plan.z_um[0]) / max(1, len(plan.z_um) - 1)
         start = self._controller.start(plan)
         self._send(start.model_copy(update={"n_slices": 0, "z_step_um": 0.0}))
         z_um = [plan.z_um[0]]
+        due_s = time.monotonic()
         while True:
             index = len(z_um) - 1
             image = image_at(z_um[-1], index)
             so_far = replace(plan, z_um=tuple(z_um))
+            self._pause_until(due_s, plan.stack_id)
+            due_s = time.monotonic() + 1.0 / fps
             self._send(self._controller.slice(so_far, index, image, time.time_ns()))
             kind, wanted_um = advised(len(z_um))
             if kind == "stop" or len(z_um) == len(plan.z_um):

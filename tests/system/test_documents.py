@@ -58,7 +58,7 @@ def test_the_readmes_client_stores_a_stack(tmp_path):
     program = tmp_path / "client.py"
     program.write_text(snippet("client").replace("tcp://127.0.0.1:6783", endpoint))
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "12 messages stored\n"
+    assert done.stdout == "12 of 12 messages stored\n"
     state = daemon.ask({"htype": "get_state", "stack_id": "first stack"})["stacks"][0]
     assert (state["state"], state["n_slices"]) == ("complete", 10)
     assert daemon.stop() == 0

@@ -57,6 +57,35 @@ def test_watch_and_simulate_with_keys(tmp_path, bundle, locks):
     assert daemon.stop() == 0
 
 
+def test_a_microscope_says_who_is_refused_and_plays_once_it_is_allowed(tmp_path, bundle, locks):
+    daemon = Daemon(tmp_path, bundle, locks=locks)
+    words = [sys.executable, "-m", "rcm_daemon", "simulate", "phantom", "--bind", daemon.slices]
+    words += ["--size", "64", "--pixel-size-um", "8", "--fps", "1000", "--instrument", "m1"]
+    words += ["--key", "vendor", "--keys-dir", str(locks.folder)]
+    public = load_public_key(locks.folder, "daemon")
+    microscope = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "once somebody listens" in microscope.stderr.readline()
+        said = microscope.stderr.readline()
+        assert said.startswith(
+            f"127.0.0.1 with the key {public.decode()} may not listen, only keys allowed in"
+        )
+        assert "rcm-daemon keys allow daemon lets it in" in said
+        while "connected anew" not in daemon.log.read_text():
+            daemon.ask({"htype": "get_health"})
+        allow(locks.folder, "daemon", public, "")
+        assert "slices sent" in microscope.stderr.readline()
+    finally:
+        microscope.kill()
+        microscope.communicate()
+    log = daemon.log.read_text()
+    (refused,) = (line for line in log.splitlines() if "key_refused" in line)
+    assert 'msg="no connection to a controller"' in refused
+    assert f"endpoint={daemon.slices}" in refused
+    assert "connections refused" not in log
+    assert daemon.stop() == 0
+
+
 @pytest.mark.hazard("H64")
 @pytest.mark.parametrize(
     "command",

@@ -175,18 +175,19 @@ def test_after_a_disconnection_it_goes_on_at_the_first_that_was_not_acknowledged
 def test_refusals_and_conflicts_are_kept_and_not_sent_again(client, answerer):
     begin(client, answerer)
     image = np.zeros((4, 6), np.uint8)
-    for index, status in enumerate(("rejected", "conflict")):
+    for index, status in enumerate(("rejected", "conflict", "duplicate", "stored")):
         client.send_slice(index, image, 0.0)
         answerer.answer(*answerer.take(), status=status, error="R000 no")
     client.wait()
     found = [(r.msg_number, r.stack_id, r.index, r.status, r.error) for r in client.refusals]
     assert found == [(1, "s", 0, "rejected", "R000 no"), (2, "s", 1, "conflict", "R000 no")]
+    assert (client.n_stored, client.n_acknowledged) == (3, 5)
 
 
 @pytest.mark.parametrize("z_um", [float("nan"), float("inf")])
 def test_a_depth_that_is_no_number_is_refused_before_it_is_sent(client, answerer, z_um):
     begin(client, answerer)
-    with pytest.raises(ValueError, match="the numbers of a slice must be finite"):
+    with pytest.raises(ValueError, match=rf"^the numbers of a slice must be finite, got z_um = {z_um}$"):
         client.send_slice(0, np.zeros((4, 6), np.uint8), z_um)
     client.send_slice(0, np.zeros((4, 6), np.uint8), 3.0)
     answerer.answer(*answerer.take())

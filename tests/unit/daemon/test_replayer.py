@@ -15,11 +15,14 @@ import tifffile
 from rich.console import Console
 from tiny_bundle import FIELD, write_bundle
 
+from rcm_daemon.bundle.estimator import estimator_parameters
+from rcm_daemon.bundle.location import default_bundle_path
 from rcm_daemon.bundle.verify import load_verified
-from rcm_daemon.errors import StackFileError
+from rcm_daemon.display.message_view import view_of
+from rcm_daemon.errors import ConfigurationError, StackFileError
 from rcm_daemon.readers import RecordedStack
 from rcm_daemon.replay import AHEAD, Replayed, Replayer, open_for_replay
-from rcm_daemon.reporting import ReplayOutputs, replay_all
+from rcm_daemon.reporting import ReplayOutputs, replay_all, with_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +97,32 @@ def test_a_terminal_shows_which_stack_how_far_and_how_long(replayer: Replayer, t
     text.truncate()
     replay_all(paths, replayer._networks, ReplayOutputs(), console=Console(file=text, width=100), **scale)
     assert "100%" not in text.getvalue()  # what is not a terminal gets results alone
+
+
+@pytest.mark.parametrize(("level", "is_calibrated"), [(0.05, False), (0.04, True)])
+def test_a_picture_names_its_bundle_with_its_notice_and_whether_it_was_calibrated(
+    replayer: Replayer, level: float, is_calibrated: bool
+) -> None:
+    (replayed,) = replayer.replay_each([Recording("a").stack])
+    default = load_verified(default_bundle_path())
+    estimator = estimator_parameters(default)
+    levels = estimator.inside.model_copy(update={"overall": ((level, 1 - level),) * 2})
+    estimator = estimator.model_copy(update={"inside": levels, "forecast": levels})
+    manifest = default.manifest.model_copy(update={"name": "mine", "notice": "for mice"})
+    view = with_bundle(view_of(replayed.final), manifest, estimator)
+    assert view.notice == f"mine {manifest.version}: for mice"
+    assert view.is_calibrated == is_calibrated
+
+
+def test_where_nothing_can_be_written_nothing_is_replayed(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    with pytest.raises(ConfigurationError) as caught:
+        ReplayOutputs(str(none / "a.json"), none / "b.json", none / "c.csv", none / "d.png")
+    assert caught.value.faults == tuple(
+        f"{none / name} needs a folder that is there, got {none}"
+        for name in ("a.json", "b.json", "c.csv", "d.png")
+    )
+    ReplayOutputs("-", tmp_path / "b.json", Path("c.csv"))
 
 
 def test_a_stack_that_breaks_off_is_not_read_on(replayer: Replayer) -> None:

@@ -77,6 +77,19 @@ def test_every_fault_is_listed(tmp_path, monkeypatch):
     assert len(found) == 7
 
 
+def test_a_fault_names_where_its_value_comes_from(tmp_path, monkeypatch):
+    config = tmp_path / "rcm.toml"
+    config.write_text('n_threads = -1\nprovider = "cpu"\nspin_us = -3\n[mosaic]\nabove_um = "x"\n')
+    monkeypatch.setenv("RCM_PROVIDER", "tpu")
+    found = faults(config=config, spin_us=-2)
+    assert sorted((fault.partition(":")[0], fault.partition(", got ")[2]) for fault in found) == [
+        ("mosaic.above_um", f"'x' in {config}"),
+        ("n_threads", f"-1 in {config}"),
+        ("provider", "'tpu' in environment variable RCM_PROVIDER"),
+        ("spin_us", "-2"),
+    ]
+
+
 def test_two_endpoints_in_one_are_not_taken_for_a_remote_one():
     (fault,) = faults(slices_connect=["tcp://127.0.0.1:1 tcp://127.0.0.1:2"])
     assert "slices_connect.0: an endpoint reads tcp://HOST:PORT" in fault
@@ -87,7 +100,13 @@ def test_unreadable_file(tmp_path, text):
     config = tmp_path / "rcm.toml"
     config.write_bytes(text.encode("latin-1"))
     assert "cannot be read as TOML" in faults(config=config)[0]
-    assert "cannot be read as TOML" in faults(config=tmp_path / "absent.toml")[0]
+
+
+def test_a_file_that_is_not_there_is_called_so(tmp_path):
+    absent = tmp_path / "absent.toml"
+    assert faults(config=absent) == (
+        f"the configuration file {absent} cannot be read (No such file or directory)",
+    )
 
 
 REMOTE = [

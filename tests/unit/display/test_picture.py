@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 from matplotlib.colors import to_hex
 from shown_stacks import shown, thumbnails
 
-from rcm_daemon.display.picture import FOOTNOTE, compose, draw_stack, representative_slices, slice_edges_um
+from rcm_daemon.display.picture import compose, draw_stack, representative_slices, slice_edges_um
 from rcm_daemon.display.stack_view import STRATUM_COLOURS, BoundaryView
 from rcm_daemon.errors import StackFileError
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from rcm_daemon.display.stack_view import StackView
 
+NOTICE = "mine 1.0.0: research use only, $not$ a medical device"
 INTERVAL = (BoundaryView("inside", 16.5, 12.0, 20.0), BoundaryView("inside", 28.5, 27.0, 31.0))
-STACK = shown([0] * 6 + [1] * 4 + [2] * 5, boundaries=INTERVAL, truth_um=(18.0, 29.0))
+STACK = shown([0] * 6 + [1] * 4 + [2] * 5, boundaries=INTERVAL, truth_um=(18.0, 29.0), notice=NOTICE)
 
 
 def composed(view: StackView) -> Figure:
@@ -71,12 +73,17 @@ def test_boundaries_intervals_and_truth_are_drawn_and_named() -> None:
         "DEJ–dermis 28.5 µm",
         "16.5 µm",
         "12.0 to 20.0 µm   truth 18.0 µm",
-        FOOTNOTE,
+        NOTICE,
     ):
         assert text in found
     assert [text.get_text() for text in curves.get_legend().get_texts()] == [
-        "epidermis", "DEJ", "dermis", "boundary", "interval", "truth",
+        "epidermis", "DEJ", "dermis", "boundary", "interval (90 %)", "truth",
     ]  # fmt: skip
+
+
+def test_intervals_that_nobody_calibrated_are_called_so() -> None:
+    curves = axes_named(composed(replace(STACK, is_calibrated=False)), "probabilities")
+    assert "interval (90 %, not calibrated)" in [text.get_text() for text in curves.get_legend().get_texts()]
 
 
 def test_nothing_is_drawn_that_is_not_known() -> None:
@@ -96,6 +103,30 @@ def test_band_shows_each_stratum_over_its_depths() -> None:
         (-1.5, 16.5, STRATUM_COLOURS[0]), (16.5, 28.5, STRATUM_COLOURS[1]), (28.5, 43.5, STRATUM_COLOURS[2]),
     ]  # fmt: skip
     assert [text.get_text() for text in band.texts] == ["epidermis", "DEJ", "dermis"]
+
+
+@pytest.mark.parametrize(
+    ("line_um", "places_um"),
+    [
+        (28.5, [7.5, 22.5, 36.0]),  # between two strata
+        (36.0, [7.5, 22.5, 39.75]),
+        (40.5, [7.5, 22.5, 34.5]),
+        (18.0, [7.5, 23.25, 36.0]),
+    ],
+)
+def test_no_line_runs_through_a_word(line_um: float, places_um: list[float]) -> None:
+    boundaries = (BoundaryView("inside", 16.5), BoundaryView("inside", line_um))
+    band = axes_named(composed(shown([0] * 6 + [1] * 4 + [2] * 5, boundaries=boundaries)), "strata")
+    assert [text.get_position()[0] for text in band.texts] == places_um
+
+
+@pytest.mark.parametrize(
+    ("line_um", "said"), [(82.5, ["epidermis", "DEJ", "dermis"]), (86.0, ["epidermis", "DEJ"])]
+)
+def test_a_word_that_a_line_leaves_no_room_is_left_out(line_um: float, said: list[str]) -> None:
+    boundaries = (BoundaryView("inside", 46.5), BoundaryView("inside", line_um))
+    band = axes_named(composed(shown([0] * 16 + [1] * 12 + [2] * 3, boundaries=boundaries)), "strata")
+    assert [text.get_text() for text in band.texts] == said
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 11, 40, 101])

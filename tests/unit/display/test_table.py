@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -52,17 +53,22 @@ def test_boundaries_and_strip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("boundary", "truth", "sentence"),
+    ("boundary", "other", "sentence"),
     [
-        (BoundaryView("not_reached"), None, "epidermis-DEJ not reached"),
-        (BoundaryView("above_start"), None, "epidermis-DEJ above the first slice"),
-        (BoundaryView("inside", 54.5), None, "epidermis-DEJ 54.5 um"),
-        (BoundaryView("inside", 54.5, 50.1, 58.9), None, "epidermis-DEJ 54.5 um (50.1 to 58.9)"),
-        (BoundaryView("inside", 54.5), (52.0, 80.0), "epidermis-DEJ 54.5 um, truth 52.0 um"),
+        (BoundaryView("not_reached"), {}, "epidermis-DEJ not reached"),
+        (BoundaryView("above_start"), {}, "epidermis-DEJ above the first slice"),
+        (BoundaryView("inside", 54.5), {}, "epidermis-DEJ 54.5 um"),
+        (BoundaryView("inside", 54.5, 50.1, 58.9), {}, "epidermis-DEJ 54.5 um (90 %: 50.1 to 58.9)"),
+        (
+            BoundaryView("inside", 54.5, 50.1, 58.9),
+            {"is_calibrated": False},
+            "epidermis-DEJ 54.5 um (90 %, not calibrated: 50.1 to 58.9)",
+        ),
+        (BoundaryView("inside", 54.5), {"truth_um": (52.0, 80.0)}, "epidermis-DEJ 54.5 um, truth 52.0 um"),
     ],
 )
-def test_boundary_sentences(boundary: BoundaryView, truth: tuple[float, float] | None, sentence: str) -> None:
-    view = shown([0, 1], boundaries=(boundary, BoundaryView("not_reached")), truth_um=truth)
+def test_boundary_sentences(boundary: BoundaryView, other: dict[str, Any], sentence: str) -> None:
+    view = shown([0, 1], boundaries=(boundary, BoundaryView("not_reached")), **other)
     assert boundary_sentence(view, 0) == sentence
     assert sentence in printed(view)
 
